@@ -1,0 +1,30 @@
+# `make demo` and `make test` need Python >= 3.11 and make; everything goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[lab,test]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/tuner demo -o demo/scan.nxs --technique tomography --frames 64
+	$(BIN)/tuner read demo/scan.nxs
+	$(BIN)/tuner search demo/scan.nxs -o demo/profile.yaml --budget 30s
+	rm -f demo/out.h5
+	$(BIN)/tuner apply demo/profile.yaml demo/scan.nxs demo/out.h5
+	$(BIN)/tuner verify demo/profile.yaml demo/out.h5 --against demo/scan.nxs
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+quick: lint
+	$(BIN)/pytest -m "not slow"
+
+.PHONY: demo lint test quick

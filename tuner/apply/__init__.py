@@ -1,0 +1,1 @@
+"""Profile and frames to file: encode, write, repack."""

@@ -1,0 +1,125 @@
+"""One chunk to the bytes that the HDF5 Blosc2 filter decodes, and back."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
+from tuner.errors import CodecError
+
+# Without it python-blosc2 holds the GIL while it compresses, and no writer's threads run side by side.
+blosc2.set_releasegil(True)
+
+#: Identifier of the HDF5 filter that decodes a Blosc2 frame.
+HDF5_FILTER = 32026
+
+# A contiguous frame of one chunk: a header, the chunk, a trailer
+# (https://github.com/Blosc/c-blosc2/blob/main/README_CFRAME_FORMAT.rst). Of header and trailer only two fields depend on
+# the chunk's content, so a template patched twice saves the super-chunk that c-blosc2 would build for every chunk.
+_HEADER_NBYTES = 97
+_FRAME_LENGTH = 16
+_CHUNK_LENGTH = 39
+_INT64 = struct.Struct(">q")
+
+
+def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
+    """python-blosc2's compression parameters of a resolved configuration."""
+    filters = [blosc2.Filter(FILTERS[name]) for name in blosc2_config.filters]
+    return {
+        "codec": blosc2.Codec(CODECS[blosc2_config.codec]),
+        "codec_meta": blosc2_config.codec_meta,
+        "clevel": blosc2_config.clevel,
+        "typesize": blosc2_config.typesize,
+        "blocksize": blosc2_config.blocksize,
+        "splitmode": blosc2.SplitMode(SPLITMODES[blosc2_config.splitmode]),
+        # Two named slots keep python-blosc2 from adding its default shuffle to an empty chain.
+        "filters": [*filters, *[blosc2.Filter.NOFILTER] * (2 - len(filters))],
+        "filters_meta": [0, 0],
+        "nthreads": nthreads,
+    }
+
+
+class Encoder:
+    """Encodes chunks of one shape and dtype with one configuration; safe to share between threads.
+
+    ``decode(encode(chunk))`` is the chunk, bit for bit, for every allowed lossless configuration.
+
+    Parameters
+    ----------
+    config : Blosc2
+        Resolved: typesize given, dividing the chunk; a codec of c-blosc2 itself.
+    chunk_shape : tuple of int
+    dtype : numpy.dtype
+
+    Examples
+    --------
+    >>> chunk = np.arange(2000, dtype="uint16").reshape(1, 40, 50)
+    >>> encoder = Encoder(Blosc2("zstd", typesize=2), chunk.shape, chunk.dtype)
+    >>> bool((encoder.decode(encoder.encode(chunk)) == chunk).all())
+    True
+    """
+
+    def __init__(self, config: Blosc2, chunk_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if config.codec in PLUGINS:
+            raise CodecError(f"codec {config.codec} must run in a child process, as it may abort this one")
+        self.config = config
+        self.chunk_shape = chunk_shape
+        self.dtype = dtype
+        self.nbytes = math.prod(chunk_shape) * dtype.itemsize
+        self._cparams = cparams(config)
+        noise = np.random.default_rng(0).integers(0, 256, self.nbytes, dtype=np.uint8)
+        schunk = blosc2.SChunk(chunksize=self.nbytes, cparams=blosc2.CParams(**self._cparams))
+        schunk.append_data(noise)
+        frame = schunk.to_cframe()
+        (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
+        self._header = frame[:_HEADER_NBYTES]
+        self._trailer = frame[_HEADER_NBYTES + length :]
+
+    @property
+    def filter_values(self) -> tuple[int, ...]:
+        """What the HDF5 filter is declared with: format revision, block size, typesize, chunk bytes, level, filter, codec.
+
+        The declaration is informative: each frame describes itself.
+        """
+        config = self.config
+        last = FILTERS[config.filters[-1]] if config.filters else 0
+        return (1, config.blocksize, config.typesize, self.nbytes, config.clevel, last, CODECS[config.codec])
+
+    def compress(self, chunk: NDArray[Any]) -> bytes:
+        """The Blosc2 chunk of a C-contiguous array of `chunk_shape` and `dtype`."""
+        try:
+            compressed: bytes = blosc2.compress2(chunk, **self._cparams)
+        except (RuntimeError, ValueError) as error:
+            raise CodecError(f"{self.config}: c-blosc2 cannot compress: {error}") from None
+        return compressed
+
+    def encode(self, chunk: NDArray[Any]) -> bytes:
+        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`."""
+        compressed = self.compress(chunk)
+        header = bytearray(self._header)
+        _INT64.pack_into(header, _FRAME_LENGTH, len(header) + len(compressed) + len(self._trailer))
+        _INT64.pack_into(header, _CHUNK_LENGTH, len(compressed))
+        return b"".join((header, compressed, self._trailer))
+
+    def decode(self, frame: bytes | memoryview, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The chunk that `encode` made a frame of, into `out` if given.
+
+        Raises
+        ------
+        CodecError
+            Where the bytes do not decode.
+        """
+        (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
+        if out is None:
+            out = np.empty(self.chunk_shape, self.dtype)
+        try:
+            blosc2.decompress2(memoryview(frame)[_HEADER_NBYTES : _HEADER_NBYTES + length], dst=out, nthreads=1)
+        except (RuntimeError, ValueError) as error:
+            raise CodecError(f"{self.config}: c-blosc2 cannot decompress: {error}") from None
+        return out

@@ -1,0 +1,256 @@
+"""Documents that a person edits: read without running or expanding anything, checked with the place of each mistake."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuner.errors import InputError, TunerError
+
+#: A profile is one screen; what is a thousand times larger is not a document of ours.
+MAX_BYTES = 4 << 20
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """PyYAML's safe loader, which also refuses aliases (they can explode) and duplicate keys (one would be lost)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a word, got {key!r}")
+            if key in keys:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice")
+            keys.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style for mappings that hold mappings, flow style for leaves."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        nested = any(isinstance(value, Mapping) for value in mapping.values())
+        return super().represent_mapping(tag, mapping, flow_style=not nested and bool(mapping))
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        nested = any(isinstance(item, Mapping | list) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=not nested)
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read one YAML mapping; aliases, tags, duplicate keys and oversized files are refused.
+
+    Raises
+    ------
+    InputError
+        With the path and, where YAML knows it, the line.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(text) > MAX_BYTES:
+        raise InputError(f"{path}: must be a YAML document of at most {MAX_BYTES >> 20} MiB")
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str | bytes, place: str) -> dict[str, Any]:
+    """Parse one YAML mapping from text; `place` begins the message of every error."""
+    try:
+        document = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise InputError(f"{place}: is not valid YAML: {line}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{place}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{place}: is not valid YAML: nested too deeply") from None
+    except ValueError as error:  # a timestamp such as 2026-99-99
+        raise InputError(f"{place}: is not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{place}: must be a YAML mapping, got {kind_of(document)}")
+    return document
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """Write a mapping as YAML, keys in their order, leaves in flow style.
+
+    >>> print(dump_yaml({"config": {"chunks": [1, -1, -1], "blosc2": {"codec": "lz4", "clevel": 5}}}), end="")
+    config:
+      chunks: [1, -1, -1]
+      blosc2: {codec: lz4, clevel: 5}
+    """
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+
+
+def canonical_json(document: Any) -> str:
+    """The one JSON text of a document: keys sorted, no spaces; what digests are taken of.
+
+    >>> canonical_json({"b": 1, "a": [1.5, None]})
+    '{"a":[1.5,null],"b":1}'
+    """
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file so that a kill leaves the old one, or the new one, whole.
+
+    Raises
+    ------
+    InputError
+        Where the folder does not exist or cannot be written to.
+    TunerError
+        Where the disk is full.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder must exist, got none at {path.parent}")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a profile is for colleagues.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise TunerError(f"{path}: cannot be written: {error.strerror}") from None
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def join(place: str, key: str | int) -> str:
+    """The place of `key` inside `place`: a file's name ends in a colon, what follows is dotted.
+
+    >>> join("i03.yaml:", "config"), join("i03.yaml: config", "blosc2"), join("filters", 1)
+    ('i03.yaml: config', 'i03.yaml: config.blosc2', 'filters[1]')
+    """
+    if isinstance(key, int):
+        return f"{place}[{key}]"
+    if not place:
+        return key
+    return f"{place} {key}" if place.endswith(":") else f"{place}.{key}"
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of YAML, with the value where it is short.
+
+    >>> kind_of({}), kind_of(None), kind_of("lz5"), kind_of(12)
+    ('a mapping', 'nothing', "'lz5'", '12')
+    """
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """`` (did you mean 'lz4'?)`` where a known word is close, else nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_mapping(value: Any, place: str, known: Iterable[str], required: Iterable[str] = ()) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping with known keys only and all of the required ones."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{place.rstrip(':') or 'document'} must be a mapping, got {kind_of(value)}")
+    known = list(known)
+    for key in value:
+        if key not in known:
+            raise InputError(
+                f"{join(place, str(key))} is not a known key{suggest(key, known)}; known: {' '.join(known)}"
+            )
+    for key in required:
+        if key not in value:
+            raise InputError(f"{join(place, key)} must be given")
+    return value
+
+
+def check_list(value: Any, place: str) -> list[Any]:
+    """Return `value` if it is a list."""
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{place} must be a list, got {kind_of(value)}")
+    return list(value)
+
+
+def check_str(value: Any, place: str) -> str:
+    """Return `value` if it is a text."""
+    if not isinstance(value, str):
+        raise InputError(f"{place} must be a text, got {kind_of(value)}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Whole numbers from `low` to `high`, both included; None leaves a side open."""
+
+    low: int
+    """The least."""
+    high: int | None = None
+    """The greatest."""
+
+    def check(self, value: Any, place: str) -> int:
+        """Return `value` if it lies inside.
+
+        >>> Interval(0, 9).check(12, "i03.yaml: config.blosc2.clevel")
+        Traceback (most recent call last):
+        tuner.errors.InputError: i03.yaml: config.blosc2.clevel must be in 0..9, got 12
+        """
+        inside = (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and value >= self.low
+            and (self.high is None or value <= self.high)
+        )
+        if not inside:
+            bound = f"in {self.low}..{self.high}" if self.high is not None else f"a whole number >= {self.low}"
+            raise InputError(f"{place} must be {bound}, got {kind_of(value)}")
+        return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+    """The words."""
+
+    def check(self, value: Any, place: str) -> str:
+        """Return `value` if it is one of the words.
+
+        >>> OneOf(("lz4", "zstd")).check("lz5", "codec")
+        Traceback (most recent call last):
+        tuner.errors.InputError: codec must be one of lz4 zstd, got 'lz5' (did you mean 'lz4'?)
+        """
+        if not isinstance(value, str) or value not in self.words:
+            hint = suggest(value, self.words)
+            raise InputError(f"{place} must be one of {' '.join(self.words)}, got {kind_of(value)}{hint}")
+        return value

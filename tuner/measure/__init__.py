@@ -1,0 +1,1 @@
+"""Config and sample to evaluation: what one configuration does, exact and timed."""

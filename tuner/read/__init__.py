@@ -1,0 +1,1 @@
+"""File to stack: any file a beamline has, read piece by piece."""

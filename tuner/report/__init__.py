@@ -1,0 +1,1 @@
+"""Evaluations to what a person reads."""

@@ -1,0 +1,1 @@
+"""Evaluations to better configurations."""

@@ -1,0 +1,140 @@
+"""Stack: frames with their axes, invalid pixels and kinds, whatever file they come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Kind(IntEnum):
+    """What a frame shows, numbered as `image_key` of NXtomo."""
+
+    DATA = 0
+    FLAT = 1
+    DARK = 2
+    INVALID = 3
+
+
+class Source(Protocol):
+    """Where frames are read from; frames are numbered in C order over the leading axes."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames `start` to `stop`, shape (stop - start, *frame_shape), native byte order."""
+        ...
+
+    def stored_bytes(self) -> NDArray[np.int64] | None:
+        """Bytes that each frame takes in its file, shape (frames,); 0 where it was never written; None if unknown."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a stack is stored today."""
+
+    nbytes: int
+    """Bytes it takes in its file."""
+    chunks: tuple[int, ...] | None = None
+    """Chunk shape; None where it is contiguous."""
+    filters: tuple[str, ...] = ()
+    """A text for each filter with its parameters, in the order in which they are applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames of one detector, read piece by piece."""
+
+    name: str
+    """Path, and dataset where the file has several; how messages call it."""
+    shape: tuple[int, ...]
+    """Shape in the file; the last `frame_ndim` axes form a frame, those before number the frames in C order."""
+    frame_ndim: int
+    """1 for spectra, 2 for images."""
+    dtype: np.dtype[Any]
+    """The dtype in native byte order."""
+    source: Source = field(repr=False, compare=False)
+    """Where the frames are read from."""
+    axes: tuple[str, ...] = ()
+    """A name for each axis; empty where the file names none."""
+    mask: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    """True where a pixel is invalid in all frames, shape `frame_shape`; None where the file has none."""
+    invalid: tuple[int, ...] = ()
+    """Values that mark a pixel as invalid in one frame."""
+    saturation: float | None = None
+    """The least value that the detector could not count; None where it is unknown."""
+    kinds: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    """A `Kind` for each frame, shape (frames,); None where all are data."""
+    flats: Stack | None = field(default=None, repr=False, compare=False)
+    """Flat fields that the file keeps beside the data."""
+    darks: Stack | None = field(default=None, repr=False, compare=False)
+    """Darks that the file keeps beside the data."""
+    photon_counting: bool | None = None
+    """Whether values are photon counts: as the file declares, None where it does not say."""
+    storage: Storage | None = field(default=None, repr=False, compare=False)
+    """How it is stored today; None where that has no meaning."""
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame."""
+        return self.shape[len(self.shape) - self.frame_ndim :]
+
+    @property
+    def lead_shape(self) -> tuple[int, ...]:
+        """Shape of the axes that number the frames; empty for a single frame without such an axis."""
+        return self.shape[: len(self.shape) - self.frame_ndim]
+
+    def __len__(self) -> int:
+        return math.prod(self.lead_shape)
+
+    @property
+    def frame_nbytes(self) -> int:
+        """Bytes of one frame."""
+        return math.prod(self.frame_shape) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all frames, uncompressed."""
+        return len(self) * self.frame_nbytes
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames `start` to `stop`, shape (stop - start, *frame_shape), in the stack's dtype."""
+        return self.source.read(start, stop)
+
+    def valid(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        """True where a pixel counts: not masked, not marked invalid, finite; same shape as `frames`.
+
+        A saturated pixel is not valid either: its value is not a count.
+        """
+        valid = np.ones(frames.shape, dtype=np.bool_)
+        if self.mask is not None:
+            valid &= ~self.mask
+        for value in self.invalid:
+            valid &= frames != value
+        if frames.dtype.kind == "f":
+            valid &= np.isfinite(frames)
+        if self.saturation is not None:
+            valid &= ~(frames >= self.saturation)
+        return valid
+
+
+def convention(dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Values that mark invalid pixels where the file does not say.
+
+    The dtype's maximum for unsigned integers (Dectris Eiger), -1 and -2 for int32 (Pilatus); other negatives are data.
+
+    >>> convention(np.dtype("uint16")), convention(np.dtype("int32")), convention(np.dtype("float32"))
+    ((65535,), (-1, -2), ())
+    """
+    if dtype.kind == "u":
+        return (int(np.iinfo(dtype).max),)
+    if dtype == np.dtype("int32"):
+        return (-1, -2)
+    return ()
