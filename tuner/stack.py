@@ -53,7 +53,7 @@ class Stack:
     """Frames of one detector, read piece by piece."""
 
     name: str
-    """Path, and dataset where the file has several; how messages call it."""
+    """The path as it was given; how messages call it."""
     shape: tuple[int, ...]
     """Shape in the file; the last `frame_ndim` axes form a frame, those before number the frames in C order."""
     frame_ndim: int
@@ -70,6 +70,8 @@ class Stack:
     """Values that mark a pixel as invalid in one frame."""
     saturation: float | None = None
     """The least value that the detector could not count; None where it is unknown."""
+    underload: float | None = None
+    """The least valid value; None where the file declares none."""
     kinds: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     """A `Kind` for each frame, shape (frames,); None where all are data."""
     flats: Stack | None = field(default=None, repr=False, compare=False)
@@ -80,6 +82,8 @@ class Stack:
     """Whether values are photon counts: as the file declares, None where it does not say."""
     storage: Storage | None = field(default=None, repr=False, compare=False)
     """How it is stored today; None where that has no meaning."""
+    dataset: str | None = None
+    """Where it is in its HDF5 file; None in other formats."""
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -120,6 +124,8 @@ class Stack:
             valid &= frames != value
         if frames.dtype.kind == "f":
             valid &= np.isfinite(frames)
+        if self.underload is not None:
+            valid &= ~(frames < self.underload)
         if self.saturation is not None:
             valid &= ~(frames >= self.saturation)
         return valid
