@@ -1,0 +1,246 @@
+"""Goal: what is better, and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.document import OneOf, check_list, check_mapping, check_str, join, kind_of, suggest
+from tuner.errors import InputError
+from tuner.evaluation import METRICS, Evaluation
+
+#: What users have today, measured on the same sample in the same run.
+BASELINES = ("none", "gzip", "bslz4", "blosc2", "zstd")
+
+_CONSTRAINT = re.compile(
+    r"\s*(?P<metric>\w+)\s*(?P<op>>=|<=)\s*(?:(?P<limit>[-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:\*\s*(?P<name>\w+))?|(?P<alone>[a-z]\w*))\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A requirement: METRIC >= LIMIT or METRIC <= LIMIT."""
+
+    metric: str
+    """One of `METRICS`."""
+    op: str
+    """``>=`` or ``<=``."""
+    limit: float
+    """A number, or a factor where `name` is given."""
+    name: str | None = None
+    """A baseline, or `best`: the limit is `limit` times its value of the same metric."""
+
+    @classmethod
+    def parse(cls, text: Any, place: str = "requirement") -> Constraint:
+        """Read ``ratio >= 2`` or ``encode_mb_s >= 0.5 * bslz4``.
+
+        >>> Constraint.parse("ratio >= 1.0 * bslz4")
+        Constraint(metric='ratio', op='>=', limit=1.0, name='bslz4')
+
+        Raises
+        ------
+        InputError
+            Where the text is not a requirement, or names no metric or no baseline.
+        """
+        match = _CONSTRAINT.fullmatch(check_str(text, place))
+        if match is None:
+            raise InputError(f"{place} must read METRIC >= LIMIT or METRIC <= LIMIT, got {kind_of(text)}")
+        metric = OneOf(tuple(METRICS)).check(match["metric"], place)
+        name = match["name"] or match["alone"]
+        known = (*BASELINES, "best")
+        if name is not None and name not in known:
+            raise InputError(f"{place} must name one of {' '.join(known)}, got {name!r}{suggest(name, known)}")
+        try:
+            limit = float(match["limit"]) if match["limit"] else 1.0
+        except ValueError:
+            raise InputError(f"{place} must have a number as limit, got {match['limit']!r}") from None
+        return cls(metric, match["op"], limit, name)
+
+    def __str__(self) -> str:
+        limit = f"{self.limit:g}" if self.name is None else f"{self.limit:g} * {self.name}"
+        return f"{self.metric} {self.op} {limit}"
+
+    def bound(self, reference: Mapping[str, Evaluation], best: Mapping[str, float]) -> float:
+        """The limit as a number: NaN where what it refers to was not measured.
+
+        Parameters
+        ----------
+        reference : baseline name to its evaluation
+        best : metric to the best value so far
+        """
+        if self.name is None:
+            return self.limit
+        if self.name == "best":
+            return self.limit * best.get(self.metric, math.nan)
+        return (
+            self.limit * reference[self.name].metrics.get(self.metric, math.nan) if self.name in reference else math.nan
+        )
+
+    def violation(self, evaluation: Evaluation, bound: float) -> float:
+        """How far an evaluation is from meeting the limit, relative to it; at most 0 where it is met.
+
+        A timed requirement holds when the low end of the spread does (the high end for ``<=``).
+        """
+        value = evaluation.low(self.metric) if self.op == ">=" else evaluation.high(self.metric)
+        if math.isnan(value) or math.isnan(bound):
+            return math.inf
+        missing = bound - value if self.op == ">=" else value - bound
+        return missing / max(abs(bound), 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is better, and what is allowed."""
+
+    maximize: tuple[str, ...]
+    """Metrics, each better when larger."""
+    require: tuple[Constraint, ...] = ()
+    """What a configuration must meet."""
+    name: str = ""
+    """How tables call it."""
+
+    def __post_init__(self) -> None:
+        if not self.maximize:
+            raise InputError("goal: maximize must name at least one metric")
+        if len(set(self.maximize)) != len(self.maximize):
+            raise InputError(f"goal: maximize must name each metric once, got {list(self.maximize)}")
+        self._check_consistent()
+
+    def _check_consistent(self) -> None:
+        for lower in self.require:
+            for upper in self.require:
+                same = lower.metric == upper.metric and lower.name == upper.name
+                if same and lower.op == ">=" and upper.op == "<=" and lower.limit > upper.limit:
+                    raise InputError(f"requirements contradict each other: {lower} and {upper}")
+            if lower.name == "best" and lower.op == ">=" and lower.limit > 1:
+                raise InputError(f"requirement {lower} cannot be met: nothing is better than the best")
+
+    @property
+    def timed(self) -> bool:
+        """Whether any part of it needs a clock."""
+        return any(METRICS[name].timed for name in (*self.maximize, *(c.metric for c in self.require)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as YAML has them."""
+        return {"name": self.name, "maximize": list(self.maximize), "require": [str(c) for c in self.require]}
+
+    @classmethod
+    def from_dict(cls, document: Any, place: str = "") -> Goal:
+        """The inverse of `to_dict`.
+
+        >>> goal = Goal.from_dict({"maximize": ["ratio"], "require": ["encode_mb_s >= 500"]})
+        >>> Goal.from_dict(goal.to_dict()) == goal
+        True
+        """
+        check_mapping(document, place, ("schema", "name", "maximize", "require"), required=("maximize",))
+        where = join(place, "maximize")
+        listed = check_list(document["maximize"], where)
+        maximize = [OneOf(tuple(METRICS)).check(name, join(where, i)) for i, name in enumerate(listed)]
+        where = join(place, "require")
+        listed = check_list(document.get("require") or [], where)
+        require = [Constraint.parse(text, join(where, i)) for i, text in enumerate(listed)]
+        return cls(tuple(maximize), tuple(require), check_str(document.get("name", ""), join(place, "name")))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A goal with the numbers that its limits refer to, ready to rank evaluations."""
+
+    goal: Goal
+    """What is better, and what is allowed."""
+    reference: Mapping[str, Evaluation]
+    """Baseline name to its evaluation."""
+
+    def bounds(self, evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
+        """The limit of each requirement as a number; `best` among the evaluations that meet the other requirements."""
+        absolute = [c.bound(self.reference, {}) for c in self.goal.require]
+        if not any(c.name == "best" for c in self.goal.require):
+            return tuple(absolute)
+        others = [(c, b) for c, b in zip(self.goal.require, absolute, strict=True) if c.name != "best"]
+        allowed = [e for e in evaluations if e.failure is None and all(c.violation(e, b) <= 0 for c, b in others)]
+        best = {
+            c.metric: max((e.metrics[c.metric] for e in allowed if c.metric in e.metrics), default=math.nan)
+            for c in self.goal.require
+            if c.name == "best"
+        }
+        return tuple(c.bound(self.reference, best) for c in self.goal.require)
+
+    def violations(self, evaluation: Evaluation, bounds: Sequence[float]) -> tuple[float, ...]:
+        """For each requirement how far it is from being met; at most 0 where it is."""
+        return tuple(c.violation(evaluation, b) for c, b in zip(self.goal.require, bounds, strict=True))
+
+    def feasible(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        """Those that meet every requirement and have every objective."""
+        evaluations = [e for e in evaluations if e.failure is None and all(m in e.metrics for m in self.goal.maximize)]
+        bounds = self.bounds(evaluations)
+        return [e for e in evaluations if all(v <= 0 for v in self.violations(e, bounds))]
+
+    def front(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+        """The feasible ones that no other is better than in every objective, best in the first objective first."""
+        feasible = self.feasible(evaluations)
+        feasible.sort(key=self._values, reverse=True)
+        front: list[Evaluation] = []
+        for evaluation in feasible:
+            values = self._values(evaluation)
+            if not any(all(f >= v for f, v in zip(self._values(other), values, strict=True)) for other in front):
+                front.append(evaluation)
+        return front
+
+    def best(self, evaluations: Iterable[Evaluation], prefer: str | None = None) -> Evaluation | None:
+        """The one to take: the front's end that `prefer` names, else its knee; None where nothing is feasible.
+
+        The knee is the point of the front nearest to its ideal corner, each objective on a logarithmic scale from
+        its least to its greatest value on the front.
+        """
+        front = self.front(evaluations)
+        if not front:
+            return None
+        if prefer is not None:
+            return max(front, key=lambda e: e.metrics[prefer])
+        logs = [[math.log(max(value, 1e-12)) for value in self._values(e)] for e in front]
+        lows = [min(column) for column in zip(*logs, strict=True)]
+        spans = [max(column) - low or 1.0 for column, low in zip(zip(*logs, strict=True), lows, strict=True)]
+
+        def distance(row: Sequence[float]) -> float:
+            return sum((1 - (value - low) / span) ** 2 for value, low, span in zip(row, lows, spans, strict=True))
+
+        return front[min(range(len(front)), key=lambda i: distance(logs[i]))]
+
+    def nearest(self, evaluations: Iterable[Evaluation]) -> tuple[Evaluation, str] | None:
+        """The evaluation that misses the requirements by the least, and what it misses by how much."""
+        evaluations = [e for e in evaluations if e.failure is None and e.metrics]
+        if not evaluations:
+            return None
+        bounds = self.bounds(evaluations)
+        nearest = min(evaluations, key=lambda e: max(self.violations(e, bounds), default=0.0))
+        missed = [
+            f"{c.metric} {nearest.metrics.get(c.metric, math.nan):.4g} (low end {nearest.low(c.metric):.4g})"
+            f" must be {c.op} {b:.4g}"
+            if c.metric in nearest.spread
+            else f"{c.metric} {nearest.metrics.get(c.metric, math.nan):.4g} must be {c.op} {b:.4g}"
+            for c, b, v in zip(self.goal.require, bounds, self.violations(nearest, bounds), strict=True)
+            if v > 0
+        ]
+        return nearest, ", ".join(missed)
+
+    def _values(self, evaluation: Evaluation) -> tuple[float, ...]:
+        return tuple(evaluation.metrics[name] for name in self.goal.maximize)
+
+
+def goal_of(
+    goal: Goal | None,
+    maximize: Sequence[str] = (),
+    require: Sequence[str] = (),
+    where: str | os.PathLike[str] = "--require",
+) -> Goal:
+    """A goal with the command line's wishes: `maximize` replaces the objectives, `require` adds to the requirements."""
+    added = tuple(Constraint.parse(text, os.fspath(where)) for text in require)
+    objectives = tuple(OneOf(tuple(METRICS)).check(name, "--maximize") for name in maximize)
+    if goal is None:
+        return Goal(objectives, added, "given")
+    return Goal(objectives or goal.maximize, (*goal.require, *added), goal.name)
