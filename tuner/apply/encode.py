@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
-from tuner.errors import CodecError
+from tuner.errors import CodecError, InputError
 
 # Without it python-blosc2 holds the GIL while it compresses, and no writer's threads run side by side.
 blosc2.set_releasegil(True)
@@ -20,8 +20,8 @@ blosc2.set_releasegil(True)
 HDF5_FILTER = 32026
 
 # A contiguous frame of one chunk: a header, the chunk, a trailer
-# (https://github.com/Blosc/c-blosc2/blob/main/README_CFRAME_FORMAT.rst). Of header and trailer only two fields depend on
-# the chunk's content, so a template patched twice saves the super-chunk that c-blosc2 would build for every chunk.
+# (https://github.com/Blosc/c-blosc2/blob/main/README_CFRAME_FORMAT.rst). Of header and trailer only two fields depend
+# on the chunk's content, so a template patched twice saves the super-chunk that c-blosc2 would build for every chunk.
 _HEADER_NBYTES = 97
 _FRAME_LENGTH = 16
 _CHUNK_LENGTH = 39
@@ -73,9 +73,13 @@ class Encoder:
         self.dtype = dtype
         self.nbytes = math.prod(chunk_shape) * dtype.itemsize
         self._cparams = cparams(config)
-        noise = np.random.default_rng(0).integers(0, 256, self.nbytes, dtype=np.uint8)
+        if self.nbytes > blosc2.MAX_BUFFERSIZE:
+            raise InputError(f"chunks must be of at most {blosc2.MAX_BUFFERSIZE} bytes, got {self.nbytes}")
+        # Not constant, as c-blosc2 stores a constant chunk in the frame's index instead.
+        content = np.zeros(self.nbytes, dtype=np.uint8)
+        content[0] = 1
         schunk = blosc2.SChunk(chunksize=self.nbytes, cparams=blosc2.CParams(**self._cparams))
-        schunk.append_data(noise)
+        schunk.append_data(content)
         frame = schunk.to_cframe()
         (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
         self._header = frame[:_HEADER_NBYTES]
@@ -83,9 +87,10 @@ class Encoder:
 
     @property
     def filter_values(self) -> tuple[int, ...]:
-        """What the HDF5 filter is declared with: format revision, block size, typesize, chunk bytes, level, filter, codec.
+        """What the HDF5 filter is declared with.
 
-        The declaration is informative: each frame describes itself.
+        Format revision, block size, typesize, bytes of a chunk, level, filter, codec. It is informative: each frame
+        describes itself.
         """
         config = self.config
         last = FILTERS[config.filters[-1]] if config.filters else 0

@@ -1,0 +1,53 @@
+"""A dataset of Blosc2 frames in HDF5, declared so that every reader with the Blosc2 filter decodes and checks it."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tuner.apply.encode import HDF5_FILTER, Encoder
+from tuner.profile import Profile
+
+
+def create_dataset(
+    group: h5py.Group,
+    name: str,
+    shape: tuple[int, ...],
+    maxshape: tuple[int | None, ...],
+    chunk_shape: tuple[int, ...],
+    encoder: Encoder,
+    fill: Any = None,
+) -> h5py.Dataset:
+    """Create a dataset for chunks of `encoder`, written directly with `with_checksum`.
+
+    Chunks that are never written read as `fill`, or as zero. Boolean data takes h5py's enumeration.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    properties.set_chunk(chunk_shape)
+    # Optional, as the filter itself is not needed for writing; a reader without it still gets an error, not raw bytes.
+    properties.set_filter(HDF5_FILTER, h5py.h5z.FLAG_OPTIONAL, encoder.filter_values)
+    properties.set_fletcher32()
+    if fill is not None:
+        properties.set_fill_value(np.asarray(fill, encoder.dtype))
+    unlimited = tuple(h5py.h5s.UNLIMITED if size is None else size for size in maxshape)
+    identifier = h5py.h5d.create(
+        group.id,
+        name.encode(),
+        h5py.h5t.py_create(encoder.dtype, logical=True),
+        h5py.h5s.create_simple(shape, unlimited),
+        properties,
+    )
+    return h5py.Dataset(identifier)
+
+
+def stamp(dataset: h5py.Dataset, profile: Profile) -> None:
+    """Say on the dataset which profile it was written with."""
+    dataset.attrs["tuner_profile"] = profile.name
+    dataset.attrs["tuner_digest"] = profile.digest
+    dataset.attrs["tuner_config"] = json.dumps(profile.config.to_dict())
+    dataset.attrs["tuner_version"] = version("tuner")
