@@ -1,1 +1,167 @@
 """File to stack: any file a beamline has, read piece by piece."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tuner.errors import InputError
+from tuner.stack import Stack
+
+# fmt: off
+_HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexus", ".cxi", ".emd"])
+_TIFF = frozenset([".tif", ".tiff", ".btf"])
+#: Formats that fabio reads, by their usual endings; what is named one by one may end differently.
+_FABIO = frozenset([
+    ".cbf", ".edf", ".img", ".mccd", ".marccd", ".mar2300", ".mar3450", ".osc", ".stl", ".raxis", ".sfrm", ".gfrm",
+    ".kccd", ".fit2d", ".f2d", ".dm3", ".spe", ".spr", ".esperanto", ".pnm", ".pgm", ".tri", ".hipic", ".xsd", ".msk",
+])
+# fmt: on
+_COMPRESSED = frozenset([".bz2", ".gz"])
+
+_SIGNATURES = (
+    (b"\x89HDF\r\n\x1a\n", "hdf5"),
+    (b"\x93NUMPY", "npy"),
+    (b"II*\x00", "tiff"),
+    (b"MM\x00*", "tiff"),
+    (b"II+\x00", "tiff"),
+    (b"MM\x00+", "tiff"),
+)
+
+
+def open_stacks(
+    paths: Sequence[str | os.PathLike[str]], dataset: str | None = None, axes: Sequence[str] | None = None
+) -> list[Stack]:
+    """Open files, folders and globs as stacks.
+
+    Each HDF5 file and each ``.npy`` is a stack of its own. All TIFF files are one, as are all files of another format,
+    in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in natural
+    order (``2`` before ``10``). In a folder the data files of a Dectris master are left to the master.
+
+    Parameters
+    ----------
+    paths : sequence of str or path
+    dataset : str, optional
+        Path of the dataset in each HDF5 file.
+    axes : sequence of str, optional
+        A name for each axis, those of a frame last.
+
+    Raises
+    ------
+    InputError
+        One line that begins with the path.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    files = _expand([Path(path) for path in paths])
+    series: dict[str, list[Path]] = {}
+    stacks: list[Stack | str] = []
+    for path in files:
+        format_ = _format(path)
+        if dataset is not None and format_ != "hdf5":
+            raise InputError(f"{path}: must be HDF5 where a dataset is named, got {format_} and {dataset!r}")
+        if format_ == "hdf5":
+            from tuner.read.hdf5 import open_hdf5
+
+            stacks.append(open_hdf5(path, dataset, axes))
+        elif format_ == "npy":
+            from tuner.read.npy import open_npy
+
+            stacks.append(open_npy(path, axes))
+        else:
+            if format_ not in series:
+                stacks.append(format_)
+            series.setdefault(format_, []).append(path)
+    return [_open_series(item, series[item], axes) if isinstance(item, str) else item for item in stacks]
+
+
+def _open_series(format_: str, files: list[Path], axes: Sequence[str] | None) -> Stack:
+    if format_ == "tiff":
+        from tuner.read.tiff import open_tiff
+
+        return open_tiff(files, axes)
+    from tuner.read.fabio_series import open_fabio
+
+    return open_fabio(files, axes)
+
+
+def _expand(paths: list[Path]) -> list[Path]:
+    """Replace folders by the readable files in them, and globs by what they match."""
+    if not paths:
+        raise InputError("files: must be at least one, got none")
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += _folder(path)
+        elif not path.exists() and glob.has_magic(str(path)):
+            root = Path(path.anchor or ".")
+            matches = [match for match in root.glob(str(path.relative_to(path.anchor))) if match.is_file()]
+            if not matches:
+                raise InputError(f"{path}: must match a file, got none")
+            files += natural(matches)
+        else:
+            files.append(path)
+    # A shell sorts the names of a glob by characters; any other order is one that somebody chose.
+    return natural(files) if files == sorted(files) else files
+
+
+def _folder(folder: Path) -> list[Path]:
+    try:
+        inside = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    except PermissionError:
+        raise InputError(f"{folder}: no permission to read it") from None
+    known = _HDF5 | _TIFF | _FABIO | {".npy"}
+    files = [path for path in inside if _suffix(path) in known]
+    masters = {path.name.split("_master.")[0] for path in files if "_master." in path.name}
+    files = [path for path in files if re.sub(r"_data_\d+\.\w+$", "", path.name) not in masters]
+    if not files:
+        raise InputError(f"{folder}: must hold files of a format that can be read, got none of {len(inside)}")
+    return natural(files)
+
+
+def natural(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths with the numbers in them compared as numbers.
+
+    >>> [path.name for path in natural([Path("a10.cbf"), Path("a2.cbf")])]
+    ['a2.cbf', 'a10.cbf']
+    """
+
+    def key(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+
+    return sorted(paths, key=key)
+
+
+def _suffix(path: Path) -> str:
+    """The ending of a file's name in lower case, without that of a compression."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _format(path: Path) -> str:
+    """hdf5, tiff, npy or fabio: by the ending where that is sure (MarCCD has TIFF's signature), else by content."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    suffix = _suffix(path)
+    if suffix in _HDF5:
+        return "hdf5"
+    if suffix in _FABIO:
+        return "fabio"
+    for signature, format_ in _SIGNATURES:
+        if head.startswith(signature):
+            return format_
+    if suffix == ".npy":
+        return "npy"
+    return "tiff" if suffix in _TIFF else "fabio"

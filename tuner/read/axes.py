@@ -9,13 +9,19 @@ import numpy as np
 
 from tuner.errors import InputError
 
-#: Names of axes that form an image, slow or fast.
-IMAGE_AXES = frozenset("y x v h i j row rows column columns col cols height width slow fast qy qx qz".split())
+# fmt: off
+#: Names of axes that form an image.
+IMAGE_AXES = frozenset([
+    "y", "x", "v", "h", "i", "j", "row", "rows", "column", "columns", "col", "cols", "height", "width", "slow", "fast",
+    "qx", "qy", "qz",
+])
 
 #: Names of axes that form a spectrum.
-SPECTRUM_AXES = frozenset(
-    "energy energies channel channels bin bins q tth two_theta twotheta 2theta wavelength tof time_of_flight".split()
-)
+SPECTRUM_AXES = frozenset([
+    "energy", "energies", "channel", "channels", "bin", "bins", "q", "tth", "two_theta", "twotheta", "2theta",
+    "wavelength", "tof", "time_of_flight",
+])
+# fmt: on
 
 #: The most axes a stack may have.
 MAX_NDIM = 4
