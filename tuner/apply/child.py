@@ -168,7 +168,7 @@ class PluginChild:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(),
+                env=plugin_environment(),
                 start_new_session=True,  # Ctrl-C is for us, and we decide what becomes of the child.
             )
         self._connection = Connection(ours.detach())
@@ -235,19 +235,19 @@ def frame_codec(frame: bytes) -> str:
     return next((name for name, number in CODECS.items() if number == frame[77]), str(frame[77]))
 
 
-def _module(package: str) -> str:
-    return package.replace("-", "_")
+def plugin_environment() -> dict[str, str]:
+    """The environment for a process that decodes plug-ins' frames: ours, and the folders of their libraries.
 
-
-def _environment() -> dict[str, str]:
-    """Ours, with the folders in which c-blosc2 finds the libraries of the plug-ins.
-
-    Without it c-blosc2 would ask whatever `python` comes first on PATH.
+    Without it c-blosc2 asks whatever `python` comes first on PATH. The dynamic loader reads it as a process starts.
     """
     specs = [importlib.util.find_spec(_module(package)) for package in PLUGINS.values()]
     folders = [str(Path(spec.origin).parent) for spec in specs if spec is not None and spec.origin]
     known = os.environ.get("LD_LIBRARY_PATH")
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join([*folders, *([known] if known else [])])}
+
+
+def _module(package: str) -> str:
+    return package.replace("-", "_")
 
 
 def _how_it_ended(status: int) -> str:
