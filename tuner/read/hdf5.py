@@ -16,7 +16,7 @@ from tuner.read.axes import check_array, check_axes, frame_ndim
 from tuner.read.detector import detector
 from tuner.read.links import open_link
 from tuner.read.nexus import axis_names, beside, find_frames
-from tuner.read.storage import cache_nbytes, frame_bytes, open_file, open_handle, reason, storage
+from tuner.read.storage import cache_nbytes, frame_bytes, open_file, open_handle, refusing_damage, storage
 from tuner.stack import Stack, Storage, convention
 
 
@@ -57,6 +57,7 @@ class Hdf5Source:
         self._leads = [shape[: len(shape) - frame_ndim] for shape in shapes]
         self._ends = np.cumsum([int(np.prod(lead, dtype=np.int64)) for lead in self._leads])
         self._file: h5py.File | None = None
+        self._open: h5py.Dataset | None = None
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape), in native byte order.
@@ -66,8 +67,6 @@ class Hdf5Source:
         InputError
             Where the file is damaged or changed since it was opened.
         """
-        if self._file is None:
-            self._file = open_handle(self.path, self._cache)
         frame_shape = self._shapes[0][len(self._shapes[0]) - self.frame_ndim :]
         pieces = [np.empty((0, *frame_shape), self.dtype)]
         for name, lead, end in zip(self.datasets, self._leads, self._ends, strict=True):
@@ -76,19 +75,30 @@ class Hdf5Source:
             if a >= b:
                 continue
             for selection in slabs(a - first, b - first, lead):
-                try:
-                    piece = self._file[name][selection]
-                except (OSError, KeyError, ValueError) as error:
-                    raise InputError(
-                        f"{self.path}: {name}: frames {a - first} to {b - first - 1} cannot be read: {reason(error)}"
-                    ) from None
+                with refusing_damage(f"{self.path}: {name}: frames {a - first} to {b - first - 1} cannot be read"):
+                    piece = self._dataset(name)[selection]
                 pieces.append(np.asarray(piece).reshape(-1, *frame_shape).astype(self.dtype, copy=False))
         return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        """A dataset, of which the last stays open: HDF5 drops its decoded chunks when it is closed.
+
+        Not so a virtual one, which would keep those of all its sources.
+        """
+        if self._file is None:
+            self._file = open_handle(self.path, self._cache)
+        if self._open is None or self._open.name != name:
+            self._open = None
+            dataset = self._file[name]
+            if dataset.is_virtual:
+                return dataset
+            self._open = dataset
+        return self._open
 
     def stored_bytes(self) -> NDArray[np.int64] | None:
         """Bytes that each frame takes in its file, shape (frames,); 0 where never written; None if unknown."""
         parts = []
-        with open_file(self.path) as file:
+        with open_file(self.path) as file, refusing_damage(f"{self.path}: is cut or damaged"):
             for name in self.datasets:
                 nbytes = frame_bytes(open_link(file, name), self.frame_ndim)
                 if nbytes is None:
@@ -100,7 +110,7 @@ class Hdf5Source:
         """Let go of the file."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file = self._open = None
 
 
 def slabs(start: int, stop: int, lead: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -143,16 +153,12 @@ def open_hdf5(path: str | os.PathLike[str], dataset: str | None = None, axes: Se
         file, a filter that is not installed.
     """
     path = os.fspath(path)
-    with open_file(path) as file:
-        try:
-            names = find_frames(file, dataset)
-            stack = _stack(file, path, names, axes)
-            flats = _references(file, stack, names[0], flats=True)
-            darks = _references(file, stack, names[0], flats=False)
-            return replace(stack, flats=flats, darks=darks)
-        except (OSError, RuntimeError) as error:
-            # Found while walking through a file whose metadata is damaged.
-            raise InputError(f"{path}: is cut or damaged: {reason(error)}") from None
+    with open_file(path) as file, refusing_damage(f"{path}: is cut or damaged"):
+        names = find_frames(file, dataset)
+        stack = _stack(file, path, names, axes)
+        flats = _references(file, stack, names[0], flats=True)
+        darks = _references(file, stack, names[0], flats=False)
+        return replace(stack, flats=flats, darks=darks)
 
 
 def _stack(file: h5py.File, path: str, names: tuple[str, ...], axes: Sequence[str] | None) -> Stack:

@@ -92,17 +92,29 @@ def open_handle(path: str | os.PathLike[str], cache_nbytes: int = _CACHE_NBYTES)
             raise InputError(f"{path}: must be an HDF5 file, got an empty one") from None
         if not h5py.is_hdf5(path):
             raise InputError(f"{path}: must be an HDF5 file, got something else") from None
-        try:
-            # Opened by a writer in SWMR mode, or left so by one that was killed.
-            return h5py.File(path, "r", swmr=True, **cache)
-        except OSError:
-            raise InputError(f"{path}: is cut or damaged: {reason(error)}") from None
+        # Opened by a writer in SWMR mode, or left so by one that was killed?
+        with refusing_damage(f"{path}: is cut or damaged"):
+            try:
+                return h5py.File(path, "r", swmr=True, **cache)
+            except (OSError, RuntimeError):
+                raise error from None
 
 
-def reason(error: Exception) -> str:
+@contextmanager
+def refusing_damage(place: str) -> Iterator[None]:
+    """Turn what h5py raises where a file is damaged into an InputError that begins with `place`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{place}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
     """What HDF5 says, without the name of its function and on one line.
 
-    >>> reason(OSError("Unable to synchronously open file (truncated file: eof = 96)"))
+    >>> _reason(OSError("Unable to synchronously open file (truncated file: eof = 96)"))
     'truncated file: eof = 96'
     """
     text = " ".join(str(error).split())
