@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
+from tuner.read.hdf5 import open_hdf5
 from tuner.simulate import TECHNIQUES, Jungfrau, Mx, Saxs, Tomography, Xrf, simulate, write_nexus
 from tuner.simulate.simulation import world
 from tuner.simulate.tomography import draw_phantom, project
@@ -249,6 +250,37 @@ def test_the_file_holds_the_frames_and_its_default_plot(technique: str, tmp_path
         assert entry["instrument/detector"].attrs["NX_class"] == "NXdetector"
         assert entry["instrument/detector/data"] == signal
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nxs"]
+
+
+@each_technique
+def test_the_reader_understands_the_file(technique: str, tmp_path: Path) -> None:
+    simulation = simulate(technique, 16, 5, SHAPES[technique])
+    write_nexus(tmp_path / "scan.nxs", simulation)
+    stack = open_hdf5(tmp_path / "scan.nxs")
+    assert stack.shape == simulation.shape
+    assert stack.axes == tuple(axis.path for axis in simulation.axes)
+    assert stack.frame_ndim == (1 if simulation.interpretation == "spectrum" else 2)
+    assert (stack.mask is not None) == (technique in ("mx", "saxs"))
+    assert (stack.kinds is not None) == (technique == "tomography")
+    assert stack.photon_counting == (technique in ("mx", "saxs", "xrf"))
+    stack.source.close()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from tuner.errors import TunerError\n"
+        "from tuner.simulate import simulate, write_nexus\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "try:\n"
+        "    write_nexus(sys.argv[1], simulate('jungfrau', 20, 0, (128, 192)))\n"
+        "except TunerError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "scan.nxs"], capture_output=True, text=True)
+    assert run.stderr == ""
+    assert run.stdout == f"{tmp_path / 'scan.nxs'}: cannot be written: File too large\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

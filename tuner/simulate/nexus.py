@@ -45,7 +45,9 @@ def write_nexus(path: str | os.PathLike[str], simulation: Simulation) -> None:
             _write(file, simulation)
         part.replace(path)
     except OSError as error:
-        raise TunerError(f"{path}: cannot be written: {error}") from None
+        # HDF5's own text takes several lines.
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise TunerError(f"{path}: cannot be written: {reason}") from None
     finally:
         part.unlink(missing_ok=True)
 

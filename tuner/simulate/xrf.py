@@ -66,7 +66,7 @@ class Xrf:
             metadata=(
                 Field("definition", "NXfluo"),
                 Field("instrument/detector/count_time", 0.05, "s"),
-                Field("instrument/detector/description", "silicon drift detector"),
+                Field("instrument/detector/description", "photon counting silicon drift detector"),
                 Field("instrument/beam/incident_energy", BEAM, "keV"),
                 Field("sample/name", f"cells with {' '.join(LINES)}"),
             ),
