@@ -39,7 +39,7 @@ def open_stacks(
 
     Each HDF5 file and each ``.npy`` is a stack of its own. All TIFF files are one, as are all files of another format,
     in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in natural
-    order (``2`` before ``10``). In a folder the data files of a Dectris master are left to the master.
+    order (``2`` before ``10``). The data files of a Dectris master are left to the master.
 
     Parameters
     ----------
@@ -104,6 +104,7 @@ def _expand(paths: list[Path]) -> list[Path]:
             files += natural(matches)
         else:
             files.append(path)
+    files = _without_parts(files)
     # A shell sorts the names of a glob by characters; any other order is one that somebody chose.
     return natural(files) if files == sorted(files) else files
 
@@ -115,11 +116,15 @@ def _folder(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: no permission to read it") from None
     known = _HDF5 | _TIFF | _FABIO | {".npy"}
     files = [path for path in inside if _suffix(path) in known]
-    masters = {path.name.split("_master.")[0] for path in files if "_master." in path.name}
-    files = [path for path in files if re.sub(r"_data_\d+\.\w+$", "", path.name) not in masters]
     if not files:
         raise InputError(f"{folder}: must hold files of a format that can be read, got none of {len(inside)}")
     return natural(files)
+
+
+def _without_parts(files: list[Path]) -> list[Path]:
+    """Leave the data files of a Dectris master to the master."""
+    masters = {str(path).rpartition("_master.")[0] for path in files}
+    return [path for path in files if re.sub(r"_data_\d+\.\w+$", "", str(path)) not in masters]
 
 
 def natural(paths: Iterable[Path]) -> list[Path]:

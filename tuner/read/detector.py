@@ -76,7 +76,7 @@ def _detectors(file: h5py.File, path: str) -> list[h5py.Group]:
     known = {h5py.h5o.get_info(group.id).addr for group in own}
     others = [
         node
-        for _, node in walk(entry, [])
+        for _, node in walk(entry)
         if nx_class(node) == "NXdetector" and h5py.h5o.get_info(node.id).addr not in known
     ]
     if len(others) > 1:

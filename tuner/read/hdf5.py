@@ -178,6 +178,8 @@ def _stack(file: h5py.File, path: str, names: tuple[str, ...], axes: Sequence[st
                 raise InputError(
                     f"{path}: {name} must be like {names[0]}, {dtype}{shape[1:]}, got {node.dtype}{node.shape[1:]}"
                 )
+        if len(shape) <= ndim:
+            raise InputError(f"{path}: {names[0]} must have an axis that numbers frames, got shape {shape}")
         shape = (sum(part[0] for part in shapes), *shape[1:])
     stored = [storage(node) for node in nodes]
     total = Storage(sum(part.nbytes for part in stored), stored[0].chunks, stored[0].filters)

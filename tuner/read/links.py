@@ -14,18 +14,26 @@ from tuner.errors import InputError
 MAX_DEPTH = 12
 
 
-def walk(group: h5py.Group, broken: list[str]) -> Iterator[tuple[str, Any]]:
-    """Each object below a group once, with its path, hard links before soft and external; dead links to `broken`."""
+def walk(group: h5py.Group, broken: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Each object below a group once, with its path, hard links before soft and external.
+
+    Paths of links that lead nowhere are appended to `broken`; without it, links to other files are not followed.
+    """
     order = (h5py.HardLink, h5py.SoftLink, h5py.ExternalLink)
+    kinds = order if broken is not None else order[:2]
     seen = set()
     queue: list[tuple[str, h5py.Group, int]] = [(group.name.rstrip("/"), group, 0)]
     while queue:
         path, parent, depth = queue.pop(0)
-        for name in sorted(parent, key=lambda name: order.index(type(parent.get(name, getlink=True)))):
+        links = {name: type(parent.get(name, getlink=True)) for name in parent}
+        for name in sorted(
+            (name for name, kind in links.items() if kind in kinds), key=lambda n: order.index(links[n])
+        ):
             try:
                 node = parent[name]
             except (KeyError, OSError):
-                broken.append(f"{path}/{name}")
+                if broken is not None:
+                    broken.append(f"{path}/{name}")
                 continue
             info = h5py.h5o.get_info(node.id)
             if (info.fileno, info.addr) in seen or not hasattr(node, "attrs"):
@@ -85,6 +93,19 @@ def refuse_broken(file: h5py.File, path: str) -> None:
             )
         if link is None or isinstance(link, h5py.SoftLink):
             return
+
+
+def is_numeric(node: Any) -> bool:
+    """Whether an object is a dataset of numbers that numpy knows, with at least one axis."""
+    try:
+        return (
+            isinstance(node, h5py.Dataset)
+            and node.dtype.kind in "biuf"
+            and node.dtype.itemsize <= 8
+            and bool(node.shape)
+        )
+    except TypeError:  # such as HDF5's times and 16-bit brain floats
+        return False
 
 
 def nx_class(node: Any) -> str | None:

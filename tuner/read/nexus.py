@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tuner.errors import InputError
-from tuner.read.links import MAX_DEPTH, as_text, canonical, nx_class, open_link, refuse_broken, walk
+from tuner.read.links import MAX_DEPTH, as_text, canonical, is_numeric, nx_class, open_link, refuse_broken, walk
 
 #: A Dectris master links its data files as data_000001, data_000002, ...
 _SERIES = re.compile(r"data_\d{3,}")
@@ -19,13 +19,16 @@ _SERIES = re.compile(r"data_\d{3,}")
 _FLATS = re.compile(r"(data_)?(flats?|whites?|bright)(_?(fields?|data|images?))?", re.IGNORECASE)
 _DARKS = re.compile(r"(data_)?(darks?)(_?(fields?|data|images?|current))?", re.IGNORECASE)
 
-#: Numeric datasets that are about the frames and are not the frames.
+#: Names of datasets that are about the frames and are not the frames.
 _ASIDE = re.compile(
     r".*(mask|flat|dark|white|bright|background|offset|angle|gain|pedestal|error|uncertaint|weight|time|distance|calib"
     r"|position|efficiency|image_key).*"
     r"|theta|phi|chi|omega|kappa|[xyz]|energy|energies|channels?|q|[xyz]_.*|index|indices",
     re.IGNORECASE,
 )
+
+#: A stack that is only by its name about the frames is taken for them if it is that much larger than any other dataset.
+_ASIDE_WEIGHT = 16
 
 #: How many candidates a message lists.
 _LISTED = 6
@@ -127,11 +130,9 @@ def _largest(file: h5py.File) -> str:
     broken: list[str] = []
     for path, node in walk(file, broken):
         axes.update(_inside(path, _names(node.attrs.get("axes"))))
-        if not isinstance(node, h5py.Dataset):
-            continue
-        if node.dtype.kind not in "biuf" or node.dtype.itemsize > 8 or not node.shape:
-            if node.shape:
-                refused.append(f"{path} ({node.dtype})")
+        if not is_numeric(node):
+            if isinstance(node, h5py.Dataset) and node.shape:
+                refused.append(path)
             continue
         name = path.rpartition("/")[2]
         scale = as_text(node.attrs.get("CLASS")) == "DIMENSION_SCALE"
@@ -140,9 +141,9 @@ def _largest(file: h5py.File) -> str:
     found = {path: size for path, size in found.items() if path not in axes} or found
     if not found and broken:
         refuse_broken(file, broken[0])
-    found = found or aside
+    found |= {path: size // _ASIDE_WEIGHT for path, size in aside.items() if not found or file[path].ndim > 2}
     if not found:
-        got = f"only {', '.join(refused[:_LISTED])}" if refused else "none"
+        got = f"only {', '.join(refused[:_LISTED])}, which are not" if refused else "none"
         raise InputError(f"{file.filename}: must hold a numeric dataset of 1 to 4 axes, got {got}")
     return max(found, key=lambda path: found[path])
 
@@ -155,11 +156,7 @@ def _inside(path: str, names: tuple[str, ...]) -> Iterator[str]:
 
 
 def _candidates(file: h5py.File) -> str:
-    found = {
-        path: node
-        for path, node in walk(file, [])
-        if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf" and node.shape
-    }
+    found = {path: node for path, node in walk(file, []) if is_numeric(node)}
     largest = sorted(found, key=lambda path: -_nbytes(found[path]))
     texts = [f"{path} {found[path].dtype}{found[path].shape}" for path in largest[:_LISTED]]
     return "; ".join(texts + ["..."] * (len(largest) > _LISTED)) if texts else "its numeric datasets (it has none)"

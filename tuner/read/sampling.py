@@ -93,7 +93,7 @@ def draw_sample(stacks: Sequence[Stack], nbytes: int = 16 << 20, seed: int = 0) 
     nbytes : int
         What the sample takes at most; a single frame that is larger is drawn nevertheless, alone. Stacks share it
         evenly, and what a short one does not need goes to the others; where there are more stacks than frames, evenly
-        spaced stacks give one each.
+        spaced stacks give one each. Where a stack gives one frame, it is that of median stored bytes.
     seed : int
         Decides what is left to chance.
 
@@ -196,17 +196,8 @@ def _choose(
     """The slots that are drawn from one stack, in their order, of `share` frames in all at most."""
     room = max(1, min(RUN_NBYTES // stack.frame_nbytes, share // _TARGETS))
     slots = _slots(segments, 1 << (room.bit_length() - 1))
-    told = stored is not None and len(np.unique(stored[frames])) > 1
-    sizes = stored[frames].astype(np.float64) if told and stored is not None else None
-    probed = _probes(len(frames), sizes, _read_nbytes(stack))
-    means = np.array([_mean(stack, int(frames[i])) for i in probed])
-    if sizes is None:
-        sizes = np.interp(np.arange(len(frames)), np.sort(probed), means[np.argsort(probed)])
-        most, least = frames[probed[means.argmax()]], frames[probed[means.argmin()]]
-    else:
-        most, least = frames[sizes.argmax()], frames[sizes.argmin()]
-    brightest = frames[probed[means.argmax()]]
-    wanted = np.searchsorted(slots[:, 1], [frames[0], frames[-1], most, least, brightest], side="right")
+    sizes, targets = _rank(stack, stored, frames, share)
+    wanted = np.searchsorted(slots[:, 1], frames[targets], side="right")
     lengths = slots[:, 1] - slots[:, 0]
     chosen: list[int] = []
     for slot in dict.fromkeys(wanted.tolist()):
@@ -221,18 +212,39 @@ def _choose(
     return drawn
 
 
+def _rank(
+    stack: Stack, stored: NDArray[np.int64] | None, frames: NDArray[np.int64], share: int
+) -> tuple[NDArray[np.float64], list[int]]:
+    """A size of each frame to sort by, and the positions of those to draw, the most wanted first.
+
+    A single frame is the one of median size: the first of a scan may well be empty.
+    """
+    told = stored is not None and np.ptp(stored[frames]) > 0
+    sizes = stored[frames].astype(np.float64) if told and stored is not None else np.zeros(len(frames))
+    if share == 1:
+        return sizes, [int(np.argsort(sizes, kind="stable")[len(frames) // 2])]
+    brightest = []
+    if share >= (_TARGETS if told else 3):
+        probed = _probes(sizes, _read_nbytes(stack))
+        means = np.array([_mean(stack, int(frames[position])) for position in probed])
+        brightest = [int(probed[means.argmax()])]
+        if not told:
+            sizes = np.interp(np.arange(len(frames)), probed, means)
+    return sizes, [0, len(frames) - 1, int(sizes.argmax()), int(sizes.argmin()), *brightest]
+
+
 def _read_nbytes(stack: Stack) -> int:
     """Bytes that must be decoded to read one frame: those of its chunks."""
     chunks = stack.storage.chunks if stack.storage else None
     return stack.frame_nbytes * (math.prod(chunks[: -stack.frame_ndim]) if chunks else 1)
 
 
-def _probes(length: int, sizes: NDArray[np.float64] | None, read_nbytes: int) -> NDArray[np.int64]:
-    """Positions of frames to look at for the brightest: evenly spaced, and as many of the largest where sizes tell."""
-    count = min(length, max(_MIN_PROBES, min(_PROBES, _PROBE_NBYTES // read_nbytes)))
-    even = np.linspace(0, length - 1, count if sizes is None else -(-count // 2)).round().astype(np.int64)
-    large = np.argsort(sizes, kind="stable")[-(count // 2) :] if sizes is not None and count > 1 else even
-    return np.unique(np.concatenate((even, large)))
+def _probes(sizes: NDArray[np.float64], read_nbytes: int) -> NDArray[np.int64]:
+    """Positions of frames to look at for the brightest, in order: evenly spaced, and as many of the largest."""
+    count = min(len(sizes), max(_MIN_PROBES, min(_PROBES, _PROBE_NBYTES // read_nbytes)))
+    largest = np.argsort(sizes, kind="stable")[len(sizes) - count // 2 :] if sizes.any() else np.zeros(0, np.int64)
+    even = np.linspace(0, len(sizes) - 1, count - len(largest)).round().astype(np.int64)
+    return np.unique(np.concatenate((even, largest)))
 
 
 def _mean(stack: Stack, frame: int) -> float:

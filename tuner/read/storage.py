@@ -107,7 +107,7 @@ def refusing_damage(place: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(f"{place}: {_reason(error)}") from None
 
 
