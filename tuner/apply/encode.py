@@ -6,15 +6,13 @@ import math
 import struct
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
 from tuner.errors import CodecError, InputError
 
-# Without it python-blosc2 holds the GIL while it compresses, and no writer's threads run side by side.
-blosc2.set_releasegil(True)
+# python-blosc2 is imported where it is used: it takes 0.15 s, and loads httpx, which loads rich where that is there.
 
 #: Identifier of the HDF5 filter that decodes a Blosc2 frame.
 HDF5_FILTER = 32026
@@ -30,6 +28,8 @@ _INT64 = struct.Struct(">q")
 
 def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
     """python-blosc2's compression parameters of a resolved configuration."""
+    import blosc2
+
     filters = [blosc2.Filter(FILTERS[name]) for name in blosc2_config.filters]
     return {
         "codec": blosc2.Codec(CODECS[blosc2_config.codec]),
@@ -66,6 +66,10 @@ class Encoder:
     """
 
     def __init__(self, config: Blosc2, chunk_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        import blosc2
+
+        # Without it python-blosc2 holds the GIL while it compresses, and no writer's threads run side by side.
+        blosc2.set_releasegil(True)
         if config.codec in PLUGINS:
             raise CodecError(f"codec {config.codec} must run in a child process, as it may abort this one")
         self.config = config
@@ -98,6 +102,8 @@ class Encoder:
 
     def compress(self, chunk: NDArray[Any]) -> bytes:
         """The Blosc2 chunk of a C-contiguous array of `chunk_shape` and `dtype`."""
+        import blosc2
+
         try:
             compressed: bytes = blosc2.compress2(chunk, **self._cparams)
         except (RuntimeError, ValueError) as error:
@@ -120,6 +126,8 @@ class Encoder:
         CodecError
             Where the bytes do not decode.
         """
+        import blosc2
+
         (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
         if out is None:
             out = np.empty(self.chunk_shape, self.dtype)

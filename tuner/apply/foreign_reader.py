@@ -1,0 +1,78 @@
+"""Says what the frames of a dataset are, with h5py, hdf5plugin and numpy alone: run by path, nothing of ours.
+
+Called with a file and a dataset ("" for the one that tuner wrote). Says what it found in one line of JSON; then for
+each line ``[corner, extent, each]`` on stdin, a slab of the leading axes, the digest of its bytes in little-endian
+order, or, where `each` is true, of each of its frames.
+"""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+
+def find(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset of that name, or the one that carries a profile's digest."""
+    if name:
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise ValueError(f"no dataset {name} in it")
+        return file[name]
+    found = file.visititems(
+        lambda _, node: node.name if isinstance(node, h5py.Dataset) and "tuner_digest" in node.attrs else None
+    )
+    if found is None:
+        raise ValueError("no dataset in it was written with a profile")
+    return file[found]
+
+
+def digests(dataset: h5py.Dataset, corner: list[int], extent: list[int], each: bool) -> list[str | None]:
+    """The SHA-256 of a slab, or of each of its frames; None where it cannot be read."""
+    selections = [tuple(slice(first, first + size) for first, size in zip(corner, extent, strict=True))]
+    if each:
+        selections = [
+            tuple(slice(first + i, first + i + 1) for first, i in zip(corner, index, strict=True))
+            for index in np.ndindex(*extent)
+        ]
+    found: list[str | None] = []
+    for selection in selections:
+        try:
+            frames = dataset[selection]
+        except OSError:
+            found.append(None)
+            continue
+        found.append(hashlib.sha256(np.ascontiguousarray(frames, frames.dtype.newbyteorder("<")).data).hexdigest())
+    return found
+
+
+def main(path: str, name: str) -> None:
+    """Answer until stdin ends."""
+
+    def say(answer: Any) -> None:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+    try:
+        file = h5py.File(path, "r", locking=False)
+        dataset = find(file, name)
+    except (OSError, ValueError) as error:
+        say({"error": " ".join(str(error).split())})
+        return
+    say(
+        {
+            "dataset": dataset.name,
+            "shape": dataset.shape,
+            "dtype": dataset.dtype.newbyteorder("=").name,
+            "chunks": dataset.chunks,
+            "versions": {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version, "hdf5plugin": hdf5plugin.version},
+        }
+    )
+    for line in sys.stdin:
+        say(digests(dataset, *json.loads(line)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,215 @@
+"""Existing files written anew as a profile says: an HDF5 file with all that is in it, a series as a NeXus file."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from tuner.apply.cut import corners, slabs
+from tuner.apply.dataset import create_dataset, stamp
+from tuner.apply.encode import Encoder
+from tuner.apply.nexus import add_detector, check_dataset_path, data_group
+from tuner.apply.pipeline import Pipeline, default_workers
+from tuner.apply.target import check_target, publish, reason, temporary_name
+from tuner.apply.tree import copy_tree
+from tuner.config import Config, chunk_grid
+from tuner.errors import InputError, TunerError
+from tuner.profile import Profile
+from tuner.read.hdf5 import Hdf5Source
+from tuner.read.storage import open_file
+from tuner.stack import Stack
+
+
+def repack(
+    profile: Profile,
+    stacks: Sequence[Stack],
+    source_paths: Sequence[str | os.PathLike[str]],
+    destination: str | os.PathLike[str],
+    dataset: str | None = None,
+    overwrite: bool = False,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Write stacks as `profile` says, each into a file that appears under its name when it is complete.
+
+    An HDF5 source is copied whole: groups, attributes, links, dimension scales, and other datasets as they are stored.
+    Its stack keeps path, shape, fill value and what was never written. What it was joined from, a virtual dataset or
+    the external links of a Dectris master, becomes one real dataset in the place of the first: for a master, `data`
+    beside where `data_000001` was, and the links are dropped. Of any other source a NeXus file is made.
+
+    Parameters
+    ----------
+    profile : Profile
+    stacks : sequence of Stack
+        As `open_stacks` returns them.
+    source_paths : sequence of path
+        What the stacks were opened from; none of them is ever written to.
+    destination : path
+        A file; a folder that exists if there are several stacks, where the files take the names of their sources.
+    dataset : str, optional
+        Where the stack goes if the source is no HDF5 file; the default is /entry/data/data.
+    overwrite : bool
+        Replace existing files.
+    workers : int, optional
+        Threads that encode; the default is one for each core that the process may use.
+
+    Returns
+    -------
+    dict
+        `files`: for each, source, destination, dataset, shape, nbytes, stored_nbytes, ratio, seconds.
+
+    Raises
+    ------
+    InputError
+        Before anything is written: frames that the profile is not for, a destination that exists or cannot be created.
+    TunerError
+        Where writing fails; nothing is left behind.
+    """
+    targets = _targets(stacks, source_paths, Path(destination))
+    plans = []
+    for stack, target in zip(stacks, targets, strict=True):
+        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+        for path in (*source_paths, stack.name):
+            if target.exists() and Path(path).exists() and target.samefile(path):
+                raise InputError(f"{target}: is the input; it must be another file")
+        check_target(target, overwrite)
+        plans.append(_Plan(profile, stack))
+    place = check_dataset_path(dataset or "/entry/data/data")
+    files = [
+        _write(plan, target, place, overwrite, workers or default_workers())
+        for plan, target in zip(plans, targets, strict=True)
+    ]
+    return {"files": files}
+
+
+def _targets(stacks: Sequence[Stack], source_paths: Sequence[str | os.PathLike[str]], destination: Path) -> list[Path]:
+    if not destination.is_dir():
+        if len(stacks) > 1:
+            raise InputError(f"{destination}: must be an existing folder, as there are {len(stacks)} files to write")
+        return [destination]
+    targets = []
+    for stack in stacks:
+        source = Path(stack.name if stack.dataset else source_paths[0] if len(stacks) == 1 else stack.name)
+        targets.append(destination / (source.name if stack.dataset else f"{source.stem.strip('*?_') or 'stack'}.h5"))
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"{target}: two of the sources have this name; write them one by one")
+    return targets
+
+
+class _Plan:
+    """How one stack is stored: its configuration with nothing left open, and the chunks of its dataset."""
+
+    def __init__(self, profile: Profile, stack: Stack) -> None:
+        self.profile = profile
+        self.stack = stack
+        config = profile.config.resolve(stack.frame_shape, stack.dtype)
+        self.chunks = chunk_grid(stack.shape, stack.frame_ndim, config.chunks)
+        lead = len(stack.lead_shape)
+        self.lead_chunk = self.chunks[:lead]
+        frames = math.prod(self.lead_chunk)
+        # The same bytes as the dataset's chunk, with its leading axes as one.
+        config = Config((frames, *config.chunks[1:]), profile.config.blosc2).resolve(stack.frame_shape, stack.dtype)
+        self.encoder = Encoder(config.blosc2, config.chunks, stack.dtype)
+
+    def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
+        dataset = create_dataset(group, name, self.stack.shape, maxshape, self.chunks, self.encoder, fill)
+        stamp(dataset, self.profile)
+        return dataset
+
+    def fill(self, dataset: h5py.Dataset, workers: int) -> None:
+        """Encode the stack into its dataset, a row of chunks at a time, without what was never written."""
+        stack = self.stack
+        stored = stack.source.stored_bytes()
+        pipeline = Pipeline(self.encoder, dataset.id.write_direct_chunk, workers)
+        try:
+            for slab in slabs(stack.lead_shape, self.lead_chunk):
+                if stored is not None and not stored[slab.start : slab.stop].any():
+                    continue
+                frames = stack.read(slab.start, slab.stop)
+                for corner in corners(frames.shape, self.encoder.chunk_shape):
+                    pipeline.put((*slab.corner, *corner[1:]), frames, corner)
+            pipeline.drain()
+        finally:
+            pipeline.close()
+
+
+def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    stack = plan.stack
+    temporary = temporary_name(target)
+    try:
+        if isinstance(stack.source, Hdf5Source):
+            dataset, stored = _copy(plan, stack.source, temporary, workers)
+        else:
+            dataset, stored = _fresh(plan, temporary, place, workers)
+        publish(temporary, target, overwrite)
+    except TunerError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # what h5py makes of HDF5's errors
+        raise TunerError(f"{target}: cannot be written: {reason(error)}; nothing is left of it") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {
+        "source": stack.name,
+        "destination": str(target),
+        "dataset": dataset,
+        "shape": list(stack.shape),
+        "nbytes": stack.nbytes,
+        "stored_nbytes": stored,
+        "ratio": stack.nbytes / stored if stored else None,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> tuple[str, int]:
+    """The whole tree of an HDF5 file with its stack re-encoded; where the stack is, and the bytes that it takes."""
+    stack = plan.stack
+    joined = len(source.datasets) > 1
+    made: list[h5py.Dataset] = []
+
+    def make(group: h5py.Group, name: str, original: h5py.Dataset) -> h5py.Dataset:
+        if joined:
+            name = "data"
+            group.attrs["signal"] = name
+        real = not joined and not original.is_virtual
+        defined = original.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+        made.append(
+            plan.create(
+                group,
+                name,
+                original.maxshape if real else stack.shape,
+                original.fillvalue if real and defined else None,
+            )
+        )
+        return made[0]
+
+    with open_file(source.path) as original, _new_file(temporary, like=original) as file:
+        copy_tree(original, file, source.datasets, make)
+        plan.fill(made[0], workers)
+        return str(made[0].name), made[0].id.get_storage_size()
+
+
+def _new_file(path: Path, like: h5py.File) -> h5py.File:
+    """A file whose root keeps the order of its members if that of another does."""
+    ordered = bool(like.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED)
+    return h5py.File(path, "x", locking=False, track_order=ordered)
+
+
+def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> tuple[str, int]:
+    """A NeXus file with the stack; where it is, and the bytes that it takes."""
+    stack = plan.stack
+    with h5py.File(temporary, "x", locking=False) as file:
+        group = data_group(file, place)
+        dataset = plan.create(group, place.split("/")[-1], stack.shape)
+        dataset.attrs["interpretation"] = "image" if stack.frame_ndim == 2 else "spectrum"
+        if stack.axes:
+            group.attrs["axes"] = list(stack.axes)
+        add_detector(file, place, stack.mask, saturation_value=stack.saturation, underload_value=stack.underload)
+        plan.fill(dataset, workers)
+        return f"/{place}", dataset.id.get_storage_size()
