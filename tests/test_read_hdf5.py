@@ -101,6 +101,42 @@ def test_axes_are_not_the_frames_of_a_spectrum(tmp_path: Path) -> None:
     assert (stack.dataset, len(stack), stack.frame_shape) == ("/s/counts", 1, (100,))
 
 
+def test_a_name_alone_does_not_set_a_stack_aside(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["dark_corrected"] = ramp(20, 8, 9)
+        file["motor"] = ramp(20)
+        file["sum"] = ramp(8, 9)
+    assert open_hdf5(tmp_path / "a.h5").dataset == "/dark_corrected"
+
+
+def test_types_that_numpy_does_not_know_are_passed_over(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["camera"] = ramp(2, 8, 9)
+        h5py.h5d.create(file.id, b"when", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((9000,)))
+    assert open_hdf5(tmp_path / "a.h5").dataset == "/camera"
+    one_line(lambda: open_hdf5(tmp_path / "a.h5", "when"))
+    one_line(lambda: open_hdf5(tmp_path / "a.h5", "what"))
+
+
+def test_circles_of_links(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = h5py.SoftLink("/b")
+        file["b"] = h5py.SoftLink("/a")
+        file["group/root"] = file["/"]
+        file["self"] = h5py.ExternalLink("a.h5", "/")
+        file["group/data"] = ramp(3, 4, 5)
+    assert open_hdf5(tmp_path / "a.h5").dataset == "/group/data"
+    assert len(open_hdf5(tmp_path / "a.h5", "self/group/root/group/data")) == 3
+    for name in ("a", ""):
+        assert "dataset must be one of /group/data" in one_line(lambda name=name: open_hdf5(tmp_path / "a.h5", name))
+
+
+def test_a_user_block_and_no_ending(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan", "w", userblock_size=512) as file:
+        file["data"] = ramp(3, 4, 5)
+    assert len(open_stacks([tmp_path / "scan"])[0]) == 3
+
+
 def test_a_file_of_flats_only_is_a_stack_of_them(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["flats"] = ramp(3, 4, 5)

@@ -169,4 +169,8 @@ def _format(path: Path) -> str:
             return format_
     if suffix == ".npy":
         return "npy"
-    return "tiff" if suffix in _TIFF else "fabio"
+    if suffix in _TIFF:
+        return "tiff"
+    import h5py
+
+    return "hdf5" if h5py.is_hdf5(path) else "fabio"  # HDF5 after a user block

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.read.links import as_text, nx_class, walk
+from tuner.read.links import as_text, nx_class, peek, walk
 from tuner.stack import Kind
 
 _COUNTERS = re.compile(
@@ -40,13 +40,13 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
     groups = _detectors(file, path)
     mask = kinds = None
     for group in groups:
-        masked = group.get("pixel_mask")
+        masked = peek(group, "pixel_mask")
         if mask is None and isinstance(masked, h5py.Dataset) and masked.dtype.kind in "biu":
             # One for each of several modules has a leading axis; Dectris: any bit that is set says why not to trust it.
             lead = masked.shape[: -len(frame_shape)]
             if masked.shape[-len(frame_shape) :] == frame_shape and math.prod(lead) == 1:
                 mask = masked[()].reshape(frame_shape) != 0
-        keys = group.get("image_key")
+        keys = peek(group, "image_key")
         if kinds is None and isinstance(keys, h5py.Dataset) and keys.size == frames and keys.dtype.kind in "biuf":
             values = keys[()].ravel()
             kinds = np.where((values >= 0) & (values <= max(Kind)), values, Kind.INVALID).astype(np.uint8)
@@ -69,9 +69,9 @@ def _detectors(file: h5py.File, path: str) -> list[h5py.Group]:
     dataset = file[path]
     own = [file[path.rpartition("/")[0] or "/"]]
     target = as_text(dataset.attrs.get("target"))
-    if target and target != path and isinstance(file.get(target), h5py.Dataset):
+    if target and target != path and isinstance(peek(file, target), h5py.Dataset):
         own.append(file[target.rpartition("/")[0] or "/"])
-    entry = file.get("/" + path.split("/")[1])
+    entry = peek(file, "/" + path.split("/")[1])
     entry = entry if isinstance(entry, h5py.Group) else file
     known = {h5py.h5o.get_info(group.id).addr for group in own}
     others = [
@@ -84,19 +84,19 @@ def _detectors(file: h5py.File, path: str) -> list[h5py.Group]:
         names = path.split("/")
         others = [group for group in others if _holds(group, dataset) or group.name.rpartition("/")[2] in names]
     groups = own + (others if len(others) == 1 else [])
-    specific = [group.get("detectorSpecific") for group in groups]
+    specific = [peek(group, "detectorSpecific") for group in groups]
     return groups + [group for group in specific if isinstance(group, h5py.Group)]
 
 
 def _holds(group: h5py.Group, dataset: h5py.Dataset) -> bool:
-    return any(isinstance(child, h5py.Dataset) and child == dataset for child in (group.get(name) for name in group))
+    return any(isinstance(child, h5py.Dataset) and child == dataset for child in (peek(group, name) for name in group))
 
 
 def _number(groups: list[h5py.Group], *names: str) -> float | None:
     """The first of the named scalars that is a finite number."""
     for group in groups:
         for name in names:
-            node = group.get(name)
+            node = peek(group, name)
             if isinstance(node, h5py.Dataset) and node.size == 1 and node.dtype.kind in "iuf":
                 value = node[()].item() if node.shape == () else node[()].ravel()[0].item()
                 if math.isfinite(value):
@@ -109,7 +109,7 @@ def _photon_counting(groups: list[h5py.Group]) -> bool | None:
     texts = []
     for group in groups:
         for name in ("type", "description", "model", "local_name", "detector_type"):
-            node = group.get(name)
+            node = peek(group, name)
             if isinstance(node, h5py.Dataset) and node.shape in ((), (1,)) and node.dtype.kind in "SO":
                 value = node[()]
                 texts.append(as_text(value if node.shape == () else value[0]) or "")

@@ -13,6 +13,9 @@ from tuner.errors import InputError
 #: How deep groups and attributes that name each other are followed.
 MAX_DEPTH = 12
 
+#: What h5py raises for a link that leads nowhere, to a file that cannot be opened, or in a circle.
+DEAD_LINK = (KeyError, OSError, RuntimeError)
+
 
 def walk(group: h5py.Group, broken: list[str] | None = None) -> Iterator[tuple[str, Any]]:
     """Each object below a group once, with its path, hard links before soft and external.
@@ -25,13 +28,11 @@ def walk(group: h5py.Group, broken: list[str] | None = None) -> Iterator[tuple[s
     queue: list[tuple[str, h5py.Group, int]] = [(group.name.rstrip("/"), group, 0)]
     while queue:
         path, parent, depth = queue.pop(0)
-        links = {name: type(parent.get(name, getlink=True)) for name in parent}
-        for name in sorted(
-            (name for name, kind in links.items() if kind in kinds), key=lambda n: order.index(links[n])
-        ):
+        links = {name: type(link_at(parent, name)) for name in parent}
+        for name in sorted((name for name in links if links[name] in kinds), key=lambda name: order.index(links[name])):
             try:
                 node = parent[name]
-            except (KeyError, OSError):
+            except DEAD_LINK:
                 if broken is not None:
                     broken.append(f"{path}/{name}")
                 continue
@@ -42,6 +43,22 @@ def walk(group: h5py.Group, broken: list[str] | None = None) -> Iterator[tuple[s
             yield f"{path}/{name}", node
             if isinstance(node, h5py.Group) and depth < MAX_DEPTH:
                 queue.append((f"{path}/{name}", node, depth + 1))
+
+
+def peek(group: h5py.Group, name: str) -> Any:
+    """What has a name in a group, or None where there is nothing, or a link that leads nowhere or in a circle."""
+    try:
+        return group[name]
+    except DEAD_LINK:
+        return None
+
+
+def link_at(group: h5py.Group, name: str) -> Any:
+    """The link that has a name in a group; None where there is none, or one that leads nowhere in this file."""
+    try:
+        return group.get(name, getlink=True)
+    except DEAD_LINK:
+        return None
 
 
 def canonical(file: h5py.File, path: str) -> str:
@@ -59,8 +76,8 @@ def canonical(file: h5py.File, path: str) -> str:
         if not left:
             break
         part = left.pop(0)
-        parent = file.get("/" + "/".join(done))
-        link = parent.get(part, getlink=True) if isinstance(parent, h5py.Group) else None
+        parent = peek(file, "/" + "/".join(done))
+        link = link_at(parent, part) if isinstance(parent, h5py.Group) else None
         if isinstance(link, h5py.SoftLink):
             if link.path.startswith("/"):
                 done = []
@@ -76,7 +93,7 @@ def open_link(file: h5py.File, path: str) -> Any:
     """What is at a path that the file itself names, or an InputError that says which link leads nowhere."""
     try:
         return file[path]
-    except (KeyError, OSError):
+    except DEAD_LINK:
         refuse_broken(file, path)
         raise InputError(f"{file.filename}: must hold {path}, which it names, got nothing there") from None
 
@@ -86,8 +103,8 @@ def refuse_broken(file: h5py.File, path: str) -> None:
     parts = path.strip("/").split("/")
     for depth in range(1, len(parts) + 1):
         here = "/" + "/".join(parts[:depth])
-        link = file.get(here, getlink=True)
-        if isinstance(link, h5py.ExternalLink) and file.get(here) is None:
+        link = link_at(file, here)
+        if isinstance(link, h5py.ExternalLink) and peek(file, here) is None:
             raise InputError(
                 f"{file.filename}: {here} links to {link.path} in {link.filename}, which must exist and be readable"
             )
@@ -97,13 +114,10 @@ def refuse_broken(file: h5py.File, path: str) -> None:
 
 def is_numeric(node: Any) -> bool:
     """Whether an object is a dataset of numbers that numpy knows, with at least one axis."""
+    if not isinstance(node, h5py.Dataset) or not node.shape:
+        return False
     try:
-        return (
-            isinstance(node, h5py.Dataset)
-            and node.dtype.kind in "biuf"
-            and node.dtype.itemsize <= 8
-            and bool(node.shape)
-        )
+        return node.dtype.kind in "biuf" and node.dtype.itemsize <= 8
     except TypeError:  # such as HDF5's times and 16-bit brain floats
         return False
 

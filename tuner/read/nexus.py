@@ -11,7 +11,18 @@ import h5py
 import numpy as np
 
 from tuner.errors import InputError
-from tuner.read.links import MAX_DEPTH, as_text, canonical, is_numeric, nx_class, open_link, refuse_broken, walk
+from tuner.read.links import (
+    MAX_DEPTH,
+    as_text,
+    canonical,
+    is_numeric,
+    link_at,
+    nx_class,
+    open_link,
+    peek,
+    refuse_broken,
+    walk,
+)
 
 #: A Dectris master links its data files as data_000001, data_000002, ...
 _SERIES = re.compile(r"data_\d{3,}")
@@ -47,7 +58,7 @@ def find_frames(file: h5py.File, dataset: str | None = None) -> tuple[str, ...]:
     if dataset is not None:
         return _asked(file, dataset)
     found = _default_plot(file)
-    if found is None and isinstance(file.get("exchange/data"), h5py.Dataset):
+    if found is None and isinstance(peek(file, "exchange/data"), h5py.Dataset):
         found = "/exchange/data"
     if found is None:
         found = canonical(file, _largest(file))
@@ -56,11 +67,10 @@ def find_frames(file: h5py.File, dataset: str | None = None) -> tuple[str, ...]:
 
 def _asked(file: h5py.File, dataset: str) -> tuple[str, ...]:
     path = canonical(file, dataset)
-    try:
-        node = file[path]
-    except (KeyError, ValueError):
+    node = peek(file, path)
+    if node is None:
         refuse_broken(file, path)
-        raise InputError(f"{file.filename}: dataset must be one of {_candidates(file)}, got {dataset!r}") from None
+        raise InputError(f"{file.filename}: dataset must be one of {_candidates(file)}, got {dataset!r}")
     if isinstance(node, h5py.Dataset):
         return (path,)
     signal = _signal(node) if isinstance(node, h5py.Group) else None
@@ -77,7 +87,7 @@ def _default_plot(file: h5py.File) -> str | None:
     path, node = "", file
     for _ in range(MAX_DEPTH):
         name = as_text(node.attrs.get("default"))
-        if not name or node.get(name, getlink=True) is None:
+        if not name or link_at(node, name) is None:
             break
         path = canonical(file, f"{path}/{name}")
         node = open_link(file, path)
@@ -87,9 +97,9 @@ def _default_plot(file: h5py.File) -> str | None:
         plots = [path]
     else:
         below = [f"{path}/{name}" for name in node] if nx_class(node) != "NXentry" else []
-        entries = [path] if nx_class(node) == "NXentry" else [p for p in below if nx_class(file.get(p)) == "NXentry"]
+        entries = [path] if nx_class(node) == "NXentry" else [p for p in below if nx_class(peek(file, p)) == "NXentry"]
         plots = [f"{entry}/{name}" for entry in entries for name in file[entry]]
-        plots = [plot for plot in plots if nx_class(file.get(plot)) == "NXdata"]
+        plots = [plot for plot in plots if nx_class(peek(file, plot)) == "NXdata"]
     signals = []
     for plot in plots:
         signal = _signal(file[plot])
@@ -102,10 +112,10 @@ def _default_plot(file: h5py.File) -> str | None:
 def _signal(group: h5py.Group) -> str | None:
     """The name of the plotted dataset in a group: by @signal, by a child's @signal = 1, or a Dectris series."""
     name = as_text(group.attrs.get("signal"))
-    if name and group.get(name, getlink=True) is not None:
+    if name and link_at(group, name) is not None:
         return name
     for child in group:
-        node = group.get(child)
+        node = peek(group, child)
         if isinstance(node, h5py.Dataset) and str(as_text(node.attrs.get("signal"))) == "1":
             return str(child)
     return min((str(child) for child in group if _SERIES.fullmatch(child)), default=None)
@@ -183,7 +193,7 @@ def beside(file: h5py.File, path: str, flats: bool) -> str | None:
     pattern = _FLATS if flats else _DARKS
     group = file[parent or "/"]
     for child in group:
-        if child != name and pattern.fullmatch(child) and isinstance(group.get(child), h5py.Dataset):
+        if child != name and pattern.fullmatch(child) and isinstance(peek(group, child), h5py.Dataset):
             return f"{parent}/{child}"
     return None
 
