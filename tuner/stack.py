@@ -113,7 +113,7 @@ class Stack:
         return self.source.read(start, stop)
 
     def valid(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
-        """True where a pixel counts: not masked, not marked invalid, finite; same shape as `frames`.
+        """True where a pixel counts: not masked, not marked invalid, not underloaded, finite; same shape as `frames`.
 
         A saturated pixel is not valid either: its value is not a count.
         """
