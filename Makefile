@@ -8,11 +8,11 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
+	mkdir -p demo
 	$(BIN)/tuner demo -o demo/scan.nxs --technique tomography --frames 64
 	$(BIN)/tuner read demo/scan.nxs
 	$(BIN)/tuner search demo/scan.nxs -o demo/profile.yaml --budget 30s
-	rm -f demo/out.h5
-	$(BIN)/tuner apply demo/profile.yaml demo/scan.nxs demo/out.h5
+	$(BIN)/tuner apply --overwrite demo/profile.yaml demo/scan.nxs demo/out.h5
 	$(BIN)/tuner verify demo/profile.yaml demo/out.h5 --against demo/scan.nxs
 
 lint: .venv/installed

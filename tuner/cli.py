@@ -2,7 +2,363 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-def main() -> int:
-    """Run the command line."""
+from tuner.errors import InputError, TunerError
+from tuner.profile import EvidenceVoidWarning, Profile, load_profile
+
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one plain line for an error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 success; 1 other failure; 2 bad input or usage; 3 requirements that cannot be met; 4 verification failed;
+    130 interrupted.
+    """
+    warnings.simplefilter("ignore")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.simplefilter("always", EvidenceVoidWarning)
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options) or 0)
+    except TunerError as error:
+        _say(f"tuner: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("tuner: interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        _say("tuner: out of memory")
+        return 1
+    except OSError as error:
+        _say(f"tuner: {error.filename or 'system'}: {error.strerror or error}")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tuner",
+        description="Finds the Blosc2 configuration for a detector's frames, proves it, and writes HDF5 with it.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_demo(commands)
+    _add_read(commands)
+    _add_search(commands)
+    _add_apply(commands)
+    _add_verify(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str, example: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    command.add_argument("--quiet", action="store_true", help="print nothing but errors, and the JSON object")
+    return command
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dataset", metavar="D", help="path of the dataset in an HDF5 file")
+    command.add_argument("--axes", metavar="A", help="names of all axes, those of a frame last, such as frame,y,x")
+
+
+def _add_demo(commands: Any) -> None:
+    command = _command(
+        commands, "demo", _demo, "simulate a scan as NeXus", "tuner demo -o scan.nxs --technique mx --frames 20"
+    )
+    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf or jungfrau")
+    command.add_argument("--frames", type=_whole, default=64, metavar="N", help="how many (default 64)")
+    command.add_argument("--seed", type=_whole, default=0, metavar="S", help="decides sample and noise (default 0)")
+
+
+def _add_read(commands: Any) -> None:
+    command = _command(
+        commands,
+        "read",
+        _read,
+        "say what is in a file, what it is stored with, and what its noise allows",
+        "tuner read scan.nxs",
+    )
+    command.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder or a glob")
+    _add_source(command)
+    command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is looked at (default 16MB)")
+    command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides the sample (default 0)")
+
+
+def _add_search(commands: Any) -> None:
+    command = _command(
+        commands,
+        "search",
+        _search,
+        "find a configuration for the frames of some files",
+        'tuner search scan.nxs -o id19.yaml --maximize ratio --require "encode_mb_s >= 500" --budget 60s',
+    )
+    command.add_argument("files", nargs="+", metavar="FILE", help="the sample is drawn from all of them")
+    command.add_argument("-o", "--output", metavar="PROFILE", required=True, help="the profile to write")
+    _add_source(command)
+    command.add_argument("--space", default="portable", metavar="NAME|FILE", help="what to search (default portable)")
+    command.add_argument("--goal", metavar="NAME|FILE", help="what is better and allowed (default balanced)")
+    command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
+    command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
+    command.add_argument("--prefer", metavar="M", help="take the front's end with the most of M, not its knee")
+    command.add_argument("--budget", default="60s", metavar="60s|200", help="seconds, or configurations (default 60s)")
+    command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is measured on (default 16MB)")
+    command.add_argument("--jobs", type=_positive, metavar="N", help="threads for what is not timed (default: cores)")
+    command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides sample and proposals (default 0)")
+    command.add_argument("--name", metavar="N", help="the profile's name (default: the first file's)")
+    command.add_argument("--resume", action="store_true", help="go on from what a killed search had measured")
+    command.add_argument("--storage", metavar="URL", help="mirror trials into an Optuna storage, for its dashboard")
+
+
+def _add_apply(commands: Any) -> None:
+    command = _command(
+        commands, "apply", _apply, "write files anew as a profile says", "tuner apply id19.yaml scan.nxs out.h5"
+    )
+    command.add_argument("profile", metavar="PROFILE")
+    command.add_argument("files", nargs="+", metavar="SRC... DST", help="what to read, and last where to write")
+    _add_source(command)
+    command.add_argument("--overwrite", action="store_true", help="replace DST where it exists")
+    command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
+    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
+def _add_verify(commands: Any) -> None:
+    command = _command(
+        commands,
+        "verify",
+        _verify,
+        "check a written file against its original, or a profile on other data",
+        "tuner verify id19.yaml out.h5 --against scan.nxs",
+    )
+    command.add_argument("profile", metavar="PROFILE")
+    command.add_argument("files", nargs="+", metavar="FILE", help="what was written; without --against, originals")
+    command.add_argument("--against", nargs="+", metavar="ORIGINAL", help="what it was written from")
+    _add_source(command)
+    command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
+    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from tuner.simulate import simulate, write_nexus
+
+    simulation = simulate(options.technique, options.frames, options.seed)
+    write_nexus(options.output, simulation)
+    shape = list(simulation.shape)
+    _answer(
+        options,
+        {"path": options.output, "technique": options.technique, "shape": shape, "dtype": str(simulation.dtype)},
+        f"{options.output}: {options.technique}, {simulation.dtype} {'x'.join(map(str, shape))}, /entry/data/data",
+    )
+
+
+def _read(options: argparse.Namespace) -> None:
+    from tuner.document import parse_size
+    from tuner.read import open_stacks
+    from tuner.read.sampling import draw_sample
+    from tuner.report.inspection import format_inspection, inspect
+
+    nbytes = parse_size(options.sample, "--sample")
+    inspections = []
+    for stack in open_stacks(options.files, options.dataset, _axes(options)):
+        inspections.append(inspect(stack, draw_sample([stack], nbytes, options.seed)))
+        if not (options.json or options.quiet):
+            print(format_inspection(inspections[-1]))
+    if options.json:
+        _print_json({"stacks": inspections})
+
+
+def _search(options: argparse.Namespace) -> int:
+    _check_output(options.output, options.files)
+    try:
+        from tuner.measure.baseline import TEXTS
+        from tuner.report.terminal import SearchProgress, print_result
+        from tuner.search.find import search
+    except ImportError as error:
+        raise InputError(f"searching needs {error.name}: pip install 'tuner[lab]'") from None
+    with SearchProgress(options.quiet) as progress:
+        found = search(
+            options.files,
+            dataset=options.dataset,
+            axes=_axes(options),
+            space=options.space,
+            goal=options.goal,
+            maximize=options.maximize,
+            require=options.require,
+            prefer=options.prefer,
+            budget=options.budget,
+            sample=options.sample,
+            jobs=options.jobs,
+            seed=options.seed,
+            name=options.name,
+            resume=options.resume,
+            storage=options.storage,
+            notify=progress,
+        )
+    found.profile.save(options.output)
+    if options.json:
+        front = [evaluation.to_dict() for evaluation in found.result.front]
+        _print_json({"path": options.output, "log": str(found.log), "profile": found.profile.to_dict(), "front": front})
+    elif not options.quiet:
+        print_result(found.result, TEXTS)
+        print(f"{options.output}: profile {found.profile.name}; every evaluation is in {found.log}")
+    if found.result.stopped == "interrupted":
+        _say("tuner: interrupted; the profile holds the best so far")
+        return _INTERRUPTED
     return 0
+
+
+def _apply(options: argparse.Namespace) -> None:
+    if len(options.files) < 2:
+        raise InputError("apply needs SRC and DST, got only one path")
+    from tuner.apply.repack import repack
+    from tuner.read import open_stacks
+
+    *sources, destination = options.files
+    profile = _load(options)
+    stacks = open_stacks(sources, options.dataset, _axes(options))
+    done = repack(
+        profile, stacks, sources, destination, options.dataset, overwrite=options.overwrite, workers=options.workers
+    )
+    _answer(options, done, _applied(done))
+
+
+def _applied(done: Mapping[str, Any]) -> str:
+    lines = [
+        f"{file['path']}: {file['dataset']}, {file['frames']} frames, {file['nbytes'] / 1e6:,.1f} MB as"
+        f" {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['nbytes'] / max(file['stored_nbytes'], 1):.2f},"
+        f" at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
+        for file in done["files"]
+    ]
+    return "\n".join(lines)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from tuner.read import open_stacks
+
+    profile = _load(options)
+    if options.against:
+        _verify_written(options, profile)
+        return
+    from tuner.document import parse_size
+    from tuner.measure.verify import verify_original
+
+    stacks = open_stacks(options.files, options.dataset, _axes(options))
+    verified = verify_original(profile, stacks, parse_size(options.sample, "--sample"))
+    for warning in verified["warnings"]:
+        _say(f"tuner: warning: {warning}")
+    requirements = "".join(
+        f"\n  {'met' if r['met'] else 'missed'}: {r['requirement']} (here {r['limit']:.4g}), got {r['got']:.4g}"
+        for r in verified["requirements"]
+    )
+    _answer(
+        options,
+        verified,
+        f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back bit for bit;"
+        f" ratio {verified['ratio']:.2f}{requirements}",
+    )
+
+
+def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
+    from tuner.apply.foreign import verify_written
+    from tuner.read import open_stacks
+
+    stacks = open_stacks(options.against, options.dataset, _axes(options))
+    if len(stacks) != len(options.files):
+        raise InputError(f"--against must name one original for each file, got {len(stacks)} for {len(options.files)}")
+    verified = []
+    for stack, written in zip(stacks, options.files, strict=True):
+        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+        verified.append({"path": written, **verify_written(stack, written)})
+    reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
+    _answer(
+        options,
+        {"files": verified},
+        "\n".join(
+            f"verified: {v['path']}: {v['dataset']}, {v['frames']} frames, {v['nbytes'] / 1e6:,.1f} MB,"
+            f" read bit for bit by a process with only {reader}"
+            for v in verified
+        ),
+    )
+
+
+def _load(options: argparse.Namespace) -> Profile:
+    return load_profile(options.profile, strict=options.strict)
+
+
+def _check_output(output: str, inputs: Sequence[str]) -> None:
+    """Say before searching what would fail after it."""
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise InputError(f"{output}: its folder must exist, got none at {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{output}: its folder must be writable, got a read-only one")
+    if path.is_dir():
+        raise InputError(f"{output}: must be a file, got a folder")
+    for name in inputs:
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise InputError(f"{output}: the output must not be an input")
+
+
+def _axes(options: argparse.Namespace) -> list[str] | None:
+    return None if options.axes is None else [axis.strip() for axis in options.axes.split(",")]
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
+def _positive(text: str) -> int:
+    number = _whole(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return number
+
+
+def _answer(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    if options.json:
+        _print_json(document)
+    elif not options.quiet:
+        print(text)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=None, allow_nan=False, default=str))
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    _say(f"tuner: warning: {message}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -24,7 +24,7 @@ FILTERS = {"shuffle": 1, "bitshuffle": 2, "delta": 3, "bytedelta": 35}
 SPLITMODES = {"always": 1, "never": 2, "auto": 3, "forward_compat": 4}
 
 #: The filter chains that c-blosc2 3.3.5 decodes rightly. Three filters, and `delta` anywhere but first,
-#: corrupt silently (docs/decisions/0003-allowed-filter-chains.md); tests/test_chains.py proves these in a fresh process.
+#: corrupt silently (docs/decisions/0003-allowed-filter-chains.md); tests/test_chains.py proves these.
 CHAINS: tuple[tuple[str, ...], ...] = (
     (),
     *((first,) for first in FILTERS),
@@ -200,19 +200,23 @@ splitmode='auto', typesize=2, blocksize=160000))
             raise InputError(join(place, str(error))) from None
 
 
+_UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+
+
 def one_line(config: Config) -> str:
     """A configuration as a table shows it.
 
     >>> one_line(Config(blosc2=Blosc2("zstd", clevel=1, filters=("shuffle", "bytedelta"), blocksize=1 << 20)))
-    'zstd-1 shuffle+bytedelta, chunk 1x-1x-1, block 1 MiB'
+    'zstd-1 shuffle+bytedelta, chunk 1xallxall, block 1 MiB'
     """
     blosc2 = config.blosc2
-    text = f"{blosc2.codec}-{blosc2.clevel} {'+'.join(blosc2.filters) or 'no filter'}, chunk {'x'.join(map(str, config.chunks))}"
+    text = f"{blosc2.codec}-{blosc2.clevel} {'+'.join(blosc2.filters) or 'no filter'}"
+    if blosc2.typesize:
+        text += f" of {blosc2.typesize} B"
+    text += f", chunk {'x'.join('all' if extent == -1 else str(extent) for extent in config.chunks)}"
     if blosc2.blocksize:
-        size, unit = (
-            (blosc2.blocksize >> 20, "MiB") if not blosc2.blocksize % (1 << 20) else (blosc2.blocksize >> 10, "KiB")
-        )
-        text += f", block {size} {unit}" if size else f", block {blosc2.blocksize} B"
+        unit = next(unit for unit in ("MiB", "KiB", "B") if not blosc2.blocksize % _UNITS[unit])
+        text += f", block {blosc2.blocksize // _UNITS[unit]} {unit}"
     if blosc2.splitmode != "auto":
         text += f", split {blosc2.splitmode}"
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,12 +40,16 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
         return dict(super().construct_mapping(node, deep=deep))
 
 
+#: Lines of the YAML that we write are at most that long.
+_WIDTH = 132
+
+
 class _Dumper(yaml.SafeDumper):
-    """Block style for mappings that hold mappings, flow style for leaves."""
+    """Flow style for leaves, mappings and lists without mappings in them, where they fit into a line."""
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        nested = any(isinstance(value, Mapping) for value in mapping.values())
-        return super().represent_mapping(tag, mapping, flow_style=not nested and bool(mapping))
+        leaf = not any(isinstance(value, Mapping) for value in mapping.values()) and len(str(mapping)) < _WIDTH + 20
+        return super().represent_mapping(tag, mapping, flow_style=leaf or not mapping)
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         nested = any(isinstance(item, Mapping | list) for item in sequence)
@@ -98,7 +103,7 @@ def dump_yaml(document: Mapping[str, Any]) -> str:
       chunks: [1, -1, -1]
       blosc2: {codec: lz4, clevel: 5}
     """
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=118, allow_unicode=True)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=_WIDTH, allow_unicode=True)
 
 
 def canonical_json(document: Any) -> str:
@@ -143,6 +148,23 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)")
+_UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def parse_size(text: Any, place: str) -> int:
+    """Bytes of a size such as ``16MB`` or ``4MiB``.
+
+    >>> parse_size("16MB", "--sample"), parse_size("4MiB", "chunks[0]")
+    (16000000, 4194304)
+    """
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    nbytes = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if nbytes < 1:
+        raise InputError(f"{place} must be a size such as 16MB or 4MiB, got {kind_of(text)}")
+    return nbytes
 
 
 def join(place: str, key: str | int) -> str:

@@ -23,11 +23,15 @@ class Metric:
     """What it is, in a line."""
     timed: bool
     """Whether it was taken with a clock, and so has a spread."""
+    floor: float = math.inf
+    """What doing nothing gives, where that is a number that all data share."""
 
 
 #: Every metric by its name, which ends in its unit; a ratio has none.
 METRICS = {
-    "ratio": Metric("bytes of the pixels / bytes stored, frame headers, padding and checksums included", False),
+    "ratio": Metric(
+        "bytes of the pixels / bytes stored, frame headers, padding and checksums included", False, floor=1.0
+    ),
     "encode_mb_s": Metric("MB of pixels encoded per second on one core", True),
     "decode_mb_s": Metric("MB of pixels decoded per second on one core", True),
     "frame_read_mb_s": Metric("useful MB per second when one frame is read: all chunks that hold it are decoded", True),
@@ -148,8 +152,16 @@ class Log:
         self.close()
 
 
-def read_log(path: Path) -> Iterator[Evaluation]:
-    """The evaluations of a log file, or of all ``*.jsonl`` below a folder; what is torn or not ours is skipped."""
+def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]:
+    """The evaluations of a log file, or of all ``*.jsonl`` below a folder; what is torn or not ours is skipped.
+
+    Parameters
+    ----------
+    path : path
+    containing : texts
+        Only lines that contain one of them, where any are given; the others are not even parsed.
+    """
+    texts = [text.encode() for text in containing]
     files: Iterable[Path] = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     for file in files:
         try:
@@ -158,6 +170,8 @@ def read_log(path: Path) -> Iterator[Evaluation]:
             continue
         with lines:
             for line in lines:
+                if texts and not any(text in line for text in texts):
+                    continue
                 try:
                     yield Evaluation.from_dict(json.loads(line))
                 except (ValueError, KeyError, TypeError, AttributeError, InputError, RecursionError):

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from tuner.document import OneOf, check_list, check_mapping, check_str, join, kind_of, suggest
 from tuner.errors import InputError
@@ -15,6 +15,9 @@ from tuner.evaluation import METRICS, Evaluation
 
 #: What users have today, measured on the same sample in the same run.
 BASELINES = ("none", "gzip", "bslz4", "blosc2", "zstd")
+
+#: For each objective the least and greatest logarithm on a front.
+Scale: TypeAlias = "tuple[tuple[float, float], ...]"
 
 _CONSTRAINT = re.compile(
     r"\s*(?P<metric>\w+)\s*(?P<op>>=|<=)\s*(?:(?P<limit>[-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:\*\s*(?P<name>\w+))?|(?P<alone>[a-z]\w*))\s*",
@@ -89,7 +92,7 @@ class Constraint:
         value = evaluation.low(self.metric) if self.op == ">=" else evaluation.high(self.metric)
         if math.isnan(value) or math.isnan(bound):
             return math.inf
-        missing = bound - value if self.op == ">=" else value - bound
+        missing: float = bound - value if self.op == ">=" else value - bound
         return missing / max(abs(bound), 1e-12)
 
 
@@ -191,25 +194,41 @@ class Judge:
                 front.append(evaluation)
         return front
 
-    def best(self, evaluations: Iterable[Evaluation], prefer: str | None = None) -> Evaluation | None:
-        """The one to take: the front's end that `prefer` names, else its knee; None where nothing is feasible.
+    def scale(self, evaluations: Iterable[Evaluation]) -> Scale:
+        """The logarithms between which each objective counts: from its least on the front to its greatest there.
 
-        The knee is the point of the front nearest to its ideal corner, each objective on a logarithmic scale from
-        its least to its greatest value on the front.
+        The ratio counts from 1, so that a per cent of it weighs the same on a flat front as on a steep one.
         """
-        front = self.front(evaluations)
-        if not front:
-            return None
+        columns = zip(*(self._logs(e) for e in self.front(evaluations)), strict=True)
+        floors = (math.log(METRICS[name].floor) for name in self.goal.maximize)
+        return tuple((min(*column, floor), max(column)) for column, floor in zip(columns, floors, strict=False))
+
+    def rank(self, evaluations: Iterable[Evaluation], prefer: str | None = None, scale: Scale = ()) -> list[Evaluation]:
+        """The feasible ones, the one to take first.
+
+        By the metric that `prefer` names; else by their distance to the front's ideal corner, each objective on its
+        logarithmic `scale`: the first is the front's knee.
+
+        Parameters
+        ----------
+        evaluations : iterable of Evaluation
+        prefer : str, optional
+            One of the objectives.
+        scale : Scale, optional
+            The scale to take, where another front than theirs tells better what can be reached.
+        """
+        evaluations = list(evaluations)
+        feasible = self.feasible(evaluations)
         if prefer is not None:
-            return max(front, key=lambda e: e.metrics[prefer])
-        logs = [[math.log(max(value, 1e-12)) for value in self._values(e)] for e in front]
-        lows = [min(column) for column in zip(*logs, strict=True)]
-        spans = [max(column) - low or 1.0 for column, low in zip(zip(*logs, strict=True), lows, strict=True)]
+            return sorted(feasible, key=lambda e: e.metrics[prefer], reverse=True)
+        scale = scale or self.scale(evaluations)
 
-        def distance(row: Sequence[float]) -> float:
-            return sum((1 - (value - low) / span) ** 2 for value, low, span in zip(row, lows, spans, strict=True))
+        def distance(evaluation: Evaluation) -> float:
+            # Beyond the corner is better still: the sign keeps the order of a single objective.
+            gaps = ((h - v) / (h - low or 1.0) for v, (low, h) in zip(self._logs(evaluation), scale, strict=True))
+            return sum(math.copysign(gap**2, gap) for gap in gaps)
 
-        return front[min(range(len(front)), key=lambda i: distance(logs[i]))]
+        return sorted(feasible, key=distance)
 
     def nearest(self, evaluations: Iterable[Evaluation]) -> tuple[Evaluation, str] | None:
         """The evaluation that misses the requirements by the least, and what it misses by how much."""
@@ -227,6 +246,9 @@ class Judge:
             if v > 0
         ]
         return nearest, ", ".join(missed)
+
+    def _logs(self, evaluation: Evaluation) -> tuple[float, ...]:
+        return tuple(math.log(max(value, 1e-12)) for value in self._values(evaluation))
 
     def _values(self, evaluation: Evaluation) -> tuple[float, ...]:
         return tuple(evaluation.metrics[name] for name in self.goal.maximize)

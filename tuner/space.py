@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -22,6 +21,7 @@ from tuner.document import (
     join,
     kind_of,
     load_yaml,
+    parse_size,
     parse_yaml,
     suggest,
 )
@@ -69,9 +69,6 @@ class Range:
 Node: TypeAlias = "Choose | Range | Mapping[str, Any] | str | int | list[Any]"
 #: What each parameter was decided to be, by its name.
 Choices: TypeAlias = "dict[str, str | int]"
-
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
-_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +330,8 @@ def _check_chunks(chunks: Any, place: str) -> None:
         raise InputError(f"{place} must be frames and the axes of a frame, got nothing")
     for index, extent in enumerate(extents):
         where = join(place, index)
-        if index == 0 and isinstance(extent, str) and _SIZE.fullmatch(extent):
+        if index == 0 and isinstance(extent, str):
+            parse_size(extent, where)
             continue
         if extent == "..." and index == len(extents) - 1 and index > 0:
             continue
@@ -354,9 +352,7 @@ def _bind_chunks(chunks: list[Any], frame_shape: tuple[int, ...], frame_nbytes: 
     tile = [*[-1] * (len(frame_shape) - len(tile)), *tile]
     tile = [-1 if extent >= size else extent for extent, size in zip(tile, frame_shape, strict=True)]
     if isinstance(count, str):
-        match = _SIZE.fullmatch(count)
-        assert match is not None  # checked when the space was read
         covered = [size if extent == -1 else extent for extent, size in zip(tile, frame_shape, strict=True)]
         nbytes = frame_nbytes * math.prod(covered) // math.prod(frame_shape)
-        count = 1 << max(0, (int(match[1]) * _UNITS[match[2]] // max(nbytes, 1)).bit_length() - 1)
+        count = 1 << max(0, (parse_size(count, "chunks") // max(nbytes, 1)).bit_length() - 1)
     return [max(1, min(count, frames)), *tile]

@@ -22,6 +22,10 @@ from tuner.config import Blosc2
 
 Item = TypeVar("Item")
 
+#: A window is disturbed by what else the machine does if the reference kernel beside it is slower than this share of
+#: its usual rate; such windows are repeated, as far as twice the number goes.
+_CALM = 0.75
+
 #: Where the system does not say how large its last-level cache is.
 _USUAL_CACHE = 32 << 20
 #: More than this is never kept in memory to get past a cache.
@@ -30,20 +34,24 @@ _MOST_CACHE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How fast something ran, over its repeats."""
+    """How fast something ran."""
 
-    mb_s: float
-    """The median, in MB (10^6 bytes) per second."""
-    low: float
-    """The first quartile."""
-    high: float
-    """The third quartile."""
+    rates: tuple[float, ...]
+    """MB (10^6 bytes) per second of every repeat."""
 
-    @classmethod
-    def of(cls, rates: Sequence[float]) -> Timing:
-        """The median and quartiles of some rates in bytes per second."""
-        low, median, high = np.percentile(np.asarray(rates) / 1e6, [25, 50, 75])
-        return cls(float(median), float(low), float(high))
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(self.rates + other.rates)
+
+    @property
+    def mb_s(self) -> float:
+        """The median."""
+        return float(np.median(self.rates))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The first and the third quartile."""
+        low, high = np.percentile(self.rates, [25, 75])
+        return float(low), float(high)
 
 
 class Reference:
@@ -56,52 +64,75 @@ class Reference:
     def __init__(self) -> None:
         self._chunk = np.random.default_rng(0).poisson(10, 1 << 19).astype(np.uint16)
         self._encoder = Encoder(Blosc2(typesize=2), self._chunk.shape, self._chunk.dtype)
-        self.seconds = 0.0
-        """Time that the kernel took in all."""
+        self.rates: list[float] = []
+        """Bytes per second of every run."""
 
-    def rate(self) -> float:
-        """Run it once; bytes per second."""
+    def run(self) -> float:
+        """Run it once and note its rate in bytes per second."""
         start = time.perf_counter()
         self._encoder.compress(self._chunk)
-        took = time.perf_counter() - start
-        self.seconds += took
-        return self._chunk.nbytes / took
+        self.rates.append(self._chunk.nbytes / (time.perf_counter() - start))
+        return self.rates[-1]
+
+    @property
+    def usual(self) -> float:
+        """The median rate of the last runs, in bytes per second."""
+        return float(np.median(self.rates[-200:]))
+
+
+def clocked(function: Callable[[Item], object]) -> Callable[[Item], float]:
+    """The function as one that returns the seconds it took."""
+
+    def seconds(item: Item) -> float:
+        start = time.perf_counter()
+        function(item)
+        return time.perf_counter() - start
+
+    return seconds
 
 
 def timed(
-    function: Callable[[Item], object],
+    seconds: Callable[[Item], float],
     items: Sequence[Item],
-    nbytes: int,
+    nbytes: float,
     reference: Reference,
     *,
     windows: int = 5,
     window_seconds: float = 0.004,
-) -> tuple[Timing, float]:
-    """Time a function over items of `nbytes` each, taken in turn, in windows between which the reference kernel runs.
+) -> Timing:
+    """Time a function over items taken in turn, in windows between which the reference kernel runs.
 
-    Returns
-    -------
-    Timing
-        Over the windows.
-    float
-        The reference kernel's median rate in MB/s meanwhile.
+    A window in which the machine was disturbed, as that kernel tells, is repeated.
+
+    Parameters
+    ----------
+    seconds : callable
+        Treats one item and returns the seconds that took.
+    items : sequence
+        Together larger than the last-level cache where that is to count.
+    nbytes : float
+        Bytes that one item stands for.
+    reference : Reference
+    windows, window_seconds
+        How many repeats there are, and the least that each lasts.
     """
-    rates, references = [], []
     index = 0
-    function(items[0])  # the first call pays for pages and code that were never touched
-    for _ in range(windows):
-        references.append(reference.rate())
-        done = 0
-        start = time.perf_counter()
-        while True:
+    # The first call pays for pages and code that were never touched; where it outlasts a window by far, that is little.
+    if seconds(items[0]) > 10 * window_seconds:
+        windows = min(windows, 3)
+    calm: list[float] = []
+    disturbed: list[float] = []
+    before = reference.run()
+    while len(calm) < windows and len(calm) + len(disturbed) < 2 * windows:
+        done, took = 0.0, 0.0
+        while took < window_seconds:
             index = (index + 1) % len(items)
-            function(items[index])
+            took += seconds(items[index])
             done += nbytes
-            took = time.perf_counter() - start
-            if took >= window_seconds:
-                break
-        rates.append(done / took)
-    return Timing.of(rates), float(np.median(references)) / 1e6
+        after = reference.run()
+        (calm if min(before, after) >= _CALM * reference.usual else disturbed).append(done / took / 1e6)
+        before = after
+    return Timing(tuple(calm + disturbed[: max(0, windows - len(calm))]))
 
 
 @cache

@@ -1,0 +1,227 @@
+"""What one configuration does to one sample: exactly, and by the clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.apply.checksum import CHECKSUM_NBYTES
+from tuner.apply.cut import cut
+from tuner.apply.encode import Encoder
+from tuner.config import Config
+from tuner.errors import CodecError, InputError
+from tuner.evaluation import Evaluation
+from tuner.measure.timing import Reference, Timing, clocked, last_level_cache, machine, timed, versions
+from tuner.read.sampling import Sample
+
+#: Repeats of a timing while searching, and of a finalist's.
+SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
+
+
+class Meter:
+    """Measures configurations on one sample.
+
+    Parameters
+    ----------
+    sample : Sample
+        Whole frames; what is measured is this sample, padding at its edges included.
+    frames : int
+        Frames of the stack, for `sinogram_read_mb_s`; 0 where it has no three axes.
+    """
+
+    def __init__(self, sample: Sample, frames: int = 0) -> None:
+        self.sample = sample
+        self.frames = frames
+        self.digest = sample.digest
+        self.reference = Reference()
+        self._scratch = np.empty(last_level_cache(), np.uint8)
+        self._scratch.fill(0)
+        self._chunks: tuple[tuple[int, ...], list[NDArray[Any]]] = ((), [])
+
+    def resolve(self, config: Config) -> Config:
+        """The configuration for this sample's frames; two that resolve alike store the same bytes."""
+        return config.resolve(self.sample.frame_shape, self.sample.dtype)
+
+    def exact(self, config: Config, least_mb_s: float = 0.0, most_seconds: float = math.inf) -> Evaluation:
+        """Encode, decode and compare every chunk of the sample; safe to run in several threads.
+
+        The speeds that come out were taken in passing, maybe beside other threads; `timed` replaces them.
+
+        Parameters
+        ----------
+        config : Config
+        least_mb_s : float
+            Stop once encoding turns out slower than this; the ratio is then of the chunks that were seen.
+        most_seconds : float
+            Fail where encoding the sample would take longer than this, as the first MiB of it tells.
+        """
+        try:
+            resolved = self.resolve(config)
+            encoder = Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+            decoded = np.empty(resolved.chunks, self.sample.dtype)
+            self._check_duration(resolved, most_seconds)
+            pixels = stored = 0
+            encoding = decoding = 0.0
+            for useful, chunk in self._cut(resolved.chunks):
+                start = time.perf_counter()
+                frame = encoder.encode(chunk)
+                middle = time.perf_counter()
+                encoder.decode(frame, decoded)
+                encoding += middle - start
+                decoding += time.perf_counter() - middle
+                if not same_bytes(chunk, decoded):
+                    raise CodecError("does not decode to the same pixels")
+                pixels += useful
+                stored += len(frame) + CHECKSUM_NBYTES
+                if encoding > 0.02 and pixels / encoding < least_mb_s * 1e6:
+                    break
+        except (CodecError, InputError) as error:
+            return Evaluation(config, failure=str(error))
+        speeds = {"encode_mb_s": pixels / encoding / 1e6, "decode_mb_s": pixels / decoding / 1e6}
+        metrics = {"ratio": pixels / stored, **speeds, **self._access(resolved.chunks, speeds["decode_mb_s"])}
+        timing = "in passing" if pixels == self.sample.nbytes else "in passing, stopped as too slow"
+        return Evaluation(config, metrics, origin={"timing": timing})
+
+    def exact_many(
+        self, configs: Sequence[Config], jobs: int, least_mb_s: float = 0.0, most_seconds: float = math.inf
+    ) -> list[Evaluation]:
+        """`exact` of several configurations, `jobs` at a time; c-blosc2 lets other threads run meanwhile."""
+        parallel = joblib.Parallel(n_jobs=min(jobs, len(configs)) or 1, prefer="threads")
+        evaluations: list[Evaluation] = parallel(
+            joblib.delayed(self.exact)(config, least_mb_s, most_seconds) for config in configs
+        )
+        return evaluations
+
+    def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
+        """How fast an evaluated configuration encodes and decodes, on buffers that exceed the last-level cache.
+
+        Nothing else of ours may run meanwhile.
+        """
+        assert evaluation.config is not None
+        resolved = self.resolve(evaluation.config)
+        encoder = Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+        chunks = self._buffers(resolved.chunks)
+        nbytes = self._useful_nbytes(resolved.chunks)
+        frames: dict[int, bytes] = {}
+
+        def encode_at(index: int) -> None:
+            frames[index] = encoder.encode(chunks[index])
+
+        encode = timed(clocked(encode_at), range(len(chunks)), nbytes, self.reference, windows=windows)
+        items = list(zip(frames.values(), self._targets(resolved.chunks, len(frames)), strict=True))
+        decode = timed(clocked(lambda item: encoder.decode(*item)), items, nbytes, self.reference, windows=windows)
+        return encode, decode
+
+    def with_timings(
+        self, evaluation: Evaluation, chunks: tuple[int, ...], encode: Timing, decode: Timing
+    ) -> Evaluation:
+        """The same evaluation with these speeds, taken alone, and what follows from them."""
+        metrics = {**evaluation.metrics, "encode_mb_s": encode.mb_s, "decode_mb_s": decode.mb_s}
+        metrics |= self._access(chunks, decode.mb_s)
+        low, high = (self._access(chunks, end) for end in decode.spread)
+        spread = {"encode_mb_s": encode.spread, "decode_mb_s": decode.spread}
+        spread |= {name: (low[name], high[name]) for name in low}
+        recent = float(np.median(self.reference.rates[-10:])) / 1e6
+        origin = {**evaluation.origin, "timing": "alone", "reference_mb_s": recent}
+        return replace(evaluation, metrics=metrics, spread=spread, origin=origin)
+
+    def is_slow(self, evaluation: Evaluation) -> bool:
+        """Whether a single chunk takes so long that the clock needs no repeats, nor buffers beyond the cache."""
+        if evaluation.config is None or evaluation.failure is not None:
+            return False
+        nbytes = math.prod(self.resolve(evaluation.config).chunks) * self.sample.dtype.itemsize
+        return nbytes / 1e6 / evaluation.metrics["encode_mb_s"] > 0.1
+
+    def timed(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> Evaluation:
+        """The same evaluation with its speeds taken alone; a failure stays as it is."""
+        if evaluation.failure is not None or evaluation.config is None:
+            return evaluation
+        encode, decode = self.clock(evaluation, windows)
+        return self.with_timings(evaluation, self.resolve(evaluation.config).chunks, encode, decode)
+
+    def signed(self, evaluation: Evaluation, **origin: Any) -> Evaluation:
+        """The same evaluation with the data, the machine and the versions that it comes from."""
+        return replace(
+            evaluation,
+            origin={
+                **evaluation.origin,
+                **origin,
+                "data": self.digest,
+                "nbytes": self.sample.nbytes,
+                "machine": machine(),
+                "versions": versions(),
+            },
+        )
+
+    def _check_duration(self, resolved: Config, most_seconds: float) -> None:
+        """Raise CodecError where encoding the sample would take too long; a chunk cannot be stopped half-way."""
+        start = self.sample.runs[0].frames.reshape(-1)[: (1 << 20) // self.sample.dtype.itemsize]
+        nbytes = math.prod(resolved.chunks) * self.sample.dtype.itemsize
+        if math.isinf(most_seconds) or nbytes < 4 * start.nbytes:
+            return
+        blosc2 = replace(resolved.blosc2, blocksize=min(resolved.blosc2.blocksize, start.nbytes))
+        seconds = clocked(Encoder(blosc2, start.shape, start.dtype).encode)(start)
+        expected = seconds * self.sample.nbytes / start.nbytes
+        if expected > most_seconds:
+            raise CodecError(f"takes about {expected:.1f} s for the sample, more than its share of the budget")
+
+    def _useful_nbytes(self, chunks: tuple[int, ...]) -> float:
+        """Bytes of pixels in a chunk, on average: what pads it at edges is not counted."""
+        counts = [useful for useful, _ in self._cut(chunks)]
+        return sum(counts) / len(counts)
+
+    def _cut(self, chunks: tuple[int, ...]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Every chunk of the sample, with how many of its bytes are pixels and not padding."""
+        itemsize = self.sample.dtype.itemsize
+        for run in self.sample.runs:
+            for corner, chunk in cut(run.frames, chunks):
+                inside = (
+                    min(extent, size - first)
+                    for first, extent, size in zip(corner, chunks, run.frames.shape, strict=True)
+                )
+                yield math.prod(inside) * itemsize, chunk
+
+    def _buffers(self, chunks: tuple[int, ...]) -> list[NDArray[Any]]:
+        """Distinct copies of the sample's chunks that together exceed the last-level cache."""
+        if self._chunks[0] != chunks:
+            self._chunks = ((), [])  # let go of the old ones first
+            buffers = [chunk for _, chunk in self._cut(chunks)]
+            nbytes = buffers[0].nbytes
+            wanted = max(2, -(-last_level_cache() // nbytes))
+            buffers.extend(buffers[index % len(buffers)].copy() for index in range(wanted - len(buffers)))
+            self._chunks = (chunks, buffers)
+        return self._chunks[1]
+
+    def _targets(self, chunks: tuple[int, ...], count: int) -> list[NDArray[Any]]:
+        """Arrays to decode into, taken in turn from more memory than the last-level cache holds."""
+        nbytes = math.prod(chunks) * self.sample.dtype.itemsize
+        places = max(1, len(self._scratch) // nbytes)
+        if len(self._scratch) < nbytes:
+            self._scratch = np.zeros(nbytes, np.uint8)
+        starts = (nbytes * (index % places) for index in range(count))
+        return [self._scratch[at : at + nbytes].view(self.sample.dtype).reshape(chunks) for at in starts]
+
+    def _access(self, chunks: tuple[int, ...], decode_mb_s: float) -> dict[str, float]:
+        """Useful speed of reading one frame, and one sinogram, when every chunk that holds a part is decoded whole."""
+        frame_shape = self.sample.frame_shape
+        tiles = math.prod(-(-size // extent) for size, extent in zip(frame_shape, chunks[1:], strict=True))
+        chunk = math.prod(chunks)
+        access = {"frame_read_mb_s": decode_mb_s * math.prod(frame_shape) / (tiles * chunk)}
+        if self.frames and len(frame_shape) == 2:
+            columns = -(-frame_shape[1] // chunks[2])
+            depth = -(-self.frames // chunks[0])
+            access["sinogram_read_mb_s"] = decode_mb_s * self.frames * frame_shape[1] / (columns * depth * chunk)
+        return access
+
+
+def same_bytes(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two C-contiguous arrays hold the same bytes: NaN equals the same NaN, and -0.0 is not 0.0."""
+    word = np.uint64 if first.nbytes % 8 == 0 else np.uint8
+    return bool(np.array_equal(first.reshape(-1).view(word), second.reshape(-1).view(word)))

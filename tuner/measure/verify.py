@@ -1,0 +1,114 @@
+"""Whether a profile holds on other data than it was found on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tuner.apply.checksum import CHECKSUM_NBYTES
+from tuner.apply.cut import cut
+from tuner.apply.encode import Encoder
+from tuner.errors import CodecError, VerificationError
+from tuner.evaluation import METRICS
+from tuner.goal import Goal, Judge
+from tuner.measure.baseline import measure_baselines
+from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
+from tuner.profile import Profile
+from tuner.read.sampling import draw_sample
+from tuner.stack import Stack
+
+#: Bytes that are read at once where a chunk is smaller.
+_SLAB_NBYTES = 16 << 20
+
+
+def verify_original(
+    profile: Profile,
+    stacks: Sequence[Stack],
+    sample_nbytes: int,
+    notify: Callable[[int, int], None] = lambda _done, _all: None,
+) -> dict[str, Any]:
+    """Encode and decode every frame in memory, and hold the profile to its requirements on a sample.
+
+    Parameters
+    ----------
+    profile : Profile
+    stacks : sequence of Stack
+        Of the dtype and frame shape that the profile is for.
+    sample_nbytes : int
+        Bytes of the sample that requirements are measured on.
+    notify : callable
+        Called with the frames done and all frames.
+
+    Returns
+    -------
+    dict
+        `frames`, `nbytes`, `ratio` over all frames, `metrics` on the sample, `requirements` with what was found,
+        and `warnings`: timed requirements that this machine missed just now.
+
+    Raises
+    ------
+    InputError
+        Where the profile is for other frames.
+    VerificationError
+        Naming the first frame that does not come back bit for bit, or the requirement that is not met.
+    """
+    for stack in stacks:
+        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+    pixels = stored = frames = 0
+    total = sum(len(stack) for stack in stacks)
+    for stack in stacks:
+        resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
+        encoder = Encoder(resolved.blosc2, resolved.chunks, stack.dtype)
+        decoded = np.empty(resolved.chunks, stack.dtype)
+        depth = resolved.chunks[0]
+        step = depth * max(1, _SLAB_NBYTES // max(1, depth * stack.frame_nbytes))
+        for start in range(0, len(stack), step):
+            part = stack.read(start, min(start + step, len(stack)))
+            for corner, chunk in cut(part, resolved.chunks):
+                try:
+                    frame = encoder.encode(chunk)
+                    encoder.decode(frame, decoded)
+                except CodecError as error:
+                    raise VerificationError(f"{stack.name}: frame {start + corner[0]}: {error}") from None
+                if not same_bytes(chunk, decoded):
+                    raise VerificationError(
+                        f"{stack.name}: frame {start + corner[0]}: does not decode to the same pixels"
+                    )
+                stored += len(frame) + CHECKSUM_NBYTES
+            pixels += part.nbytes
+            frames += len(part)
+            notify(frames, total)
+    return {
+        "frames": frames,
+        "nbytes": pixels,
+        "ratio": pixels / stored,
+        **_hold(profile, stacks, sample_nbytes),
+    }
+
+
+def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict[str, Any]:
+    """Measure the profile's requirements on a sample: what is exact must be met, what is timed is told."""
+    document = profile.evidence.get("goal")
+    if not document:
+        return {"metrics": {}, "requirements": [], "warnings": []}
+    goal = Goal.from_dict(document, "evidence.goal")
+    sample = draw_sample(stacks, sample_nbytes)
+    axes = stacks[0].shape
+    meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0)
+    evaluation = meter.timed(meter.exact(profile.config), FINAL_WINDOWS)
+    judge = Judge(goal, measure_baselines(meter, SEARCH_WINDOWS))
+    # What the best is, only a search could tell: here it is what the profile itself reaches.
+    bounds = judge.bounds([evaluation])
+    requirements, warnings = [], []
+    for constraint, bound in zip(goal.require, bounds, strict=True):
+        met = constraint.violation(evaluation, bound) <= 0
+        got = evaluation.metrics.get(constraint.metric)
+        requirements.append({"requirement": str(constraint), "limit": bound, "got": got, "met": met})
+        text = f"{constraint} (here {bound:.4g}), got {got:.4g}"
+        if not met and METRICS[constraint.metric].timed:
+            warnings.append(f"this machine misses just now {text}")
+        elif not met:
+            raise VerificationError(f"{stacks[0].name}: {constraint.metric} must be {text}")
+    return {"metrics": dict(evaluation.metrics), "requirements": requirements, "warnings": warnings}

@@ -1,0 +1,121 @@
+"""A search's result to a profile with the evidence for it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tuner.evaluation import Evaluation
+from tuner.measure.timing import machine, versions
+from tuner.profile import Invalid, Match, Profile
+from tuner.read.sampling import Sample
+from tuner.search.run import Result
+from tuner.stack import Stack
+from tuner.traits import traits
+
+#: Into how many pieces a sample is cut to see how its traits vary.
+_PIECES = 32
+
+
+def profile_of(
+    name: str, result: Result, sample: Sample, stacks: Sequence[Stack], seed: int, h5py_mb_s: float
+) -> Profile:
+    """The profile of a search's result.
+
+    Parameters
+    ----------
+    name : str
+    result : Result
+    sample : Sample
+        What was measured.
+    stacks : sequence of Stack
+        What the sample was drawn from.
+    seed : int
+        What it was drawn with.
+    h5py_mb_s : float
+        Speed at which h5py reads single frames of what the configuration writes.
+    """
+    first = stacks[0]
+    best, fallback = result.best.config, result.fallback.config
+    assert best is not None
+    assert fallback is not None
+    axes = first.axes if len(first.axes) == len(first.shape) else ()
+    mask = first.mask
+    return Profile(
+        name=name,
+        match=Match(sample.dtype.name, axes, sample.frame_shape),
+        config=best,
+        fallback=fallback,
+        invalid=Invalid(first.invalid, mask if mask is None else digest_of(mask)),
+        envelope=envelope(sample, stacks),
+        evidence={
+            "goal": result.goal.to_dict(),
+            "metrics": {**_metrics(result.best), "h5py_frame_read_mb_s": _short(h5py_mb_s)},
+            "fallback": _metrics(result.fallback),
+            "baselines": {
+                name: {metric: _short(evaluation.metrics[metric]) for metric in ("ratio", "encode_mb_s", "decode_mb_s")}
+                for name, evaluation in result.baselines.items()
+            },
+            "sample": {
+                "files": [stack.name for stack in stacks[:8]],
+                "of_files": len(stacks),
+                "frames": sample.n_frames,
+                "of_frames": sum(len(stack) for stack in stacks),
+                "nbytes": sample.nbytes,
+                "seed": seed,
+            },
+            "data": f"sha256:{sample.digest}",
+            "search": {"measured": result.measured, "seconds": _short(result.seconds), "stopped": result.stopped},
+            "machine": machine(),
+            "versions": versions(),
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+    )
+
+
+def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, float]]:
+    """The 5 % and 95 % quantiles of each trait over pieces of a sample."""
+    frames_each = max(1, sample.n_frames // _PIECES)
+    rows = []
+    for run in sample.runs:
+        stack = stacks[run.stack]
+        for start in range(0, len(run.frames), frames_each):
+            frames = run.frames[start : start + frames_each]
+            rows.append(traits(frames, stack.valid(frames)))
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    bounds = {}
+    for name in names:
+        low, high = np.quantile([row[name] for row in rows], [0.05, 0.95])
+        bounds[name] = (_short(float(low)), _short(float(high)))
+    return bounds
+
+
+def traits_of(sample: Sample, stacks: Sequence[Stack]) -> dict[str, float]:
+    """The traits of a sample's first run."""
+    run = sample.runs[0]
+    return dict(traits(run.frames, stacks[run.stack].valid(run.frames)))
+
+
+def digest_of(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+    """How a profile names a mask: SHA-256 of its shape and bits."""
+    text = repr(mask.shape).encode() + np.packbits(mask).tobytes()
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+def _metrics(evaluation: Evaluation) -> Mapping[str, Any]:
+    """Metrics as evidence has them: a number, or [median, first quartile, third quartile]."""
+    return {
+        name: [_short(value), *(_short(bound) for bound in evaluation.spread[name])]
+        if name in evaluation.spread
+        else _short(value)
+        for name, value in evaluation.metrics.items()
+    }
+
+
+def _short(value: float) -> float:
+    """A number with the digits that a measurement has."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,193 @@
+"""From files to a profile: the search as the command line and Python call it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.apply.child import probe
+from tuner.apply.pipeline import default_workers
+from tuner.config import PLUGINS, Config
+from tuner.document import parse_size
+from tuner.errors import InputError
+from tuner.evaluation import Evaluation, Log, home, read_log
+from tuner.goal import Goal, goal_of
+from tuner.measure.access import read_frames
+from tuner.measure.meter import Meter
+from tuner.profile import Profile
+from tuner.read import open_stacks
+from tuner.read.sampling import Sample, draw_sample
+from tuner.search.budget import Budget
+from tuner.search.evidence import profile_of, traits_of
+from tuner.search.run import Progress, Result, Search, small_part
+from tuner.space import Choose, Space, load_space, shipped
+
+#: How many of the finalists of earlier searches of the same data are measured first.
+_WARM = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search leads to."""
+
+    profile: Profile
+    """The configuration with its evidence."""
+    result: Result
+    """All that the search found."""
+    log: Path
+    """Where every evaluation was logged."""
+
+
+def search(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    dataset: str | None = None,
+    axes: Sequence[str] | None = None,
+    space: str | os.PathLike[str] | Space = "portable",
+    goal: str | os.PathLike[str] | Goal | None = None,
+    maximize: Sequence[str] = (),
+    require: Sequence[str] = (),
+    prefer: str | None = None,
+    budget: str = "60s",
+    sample: str = "16MB",
+    jobs: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    resume: bool = False,
+    storage: str | None = None,
+    notify: Callable[[Progress], None] = lambda _: None,
+) -> Found:
+    """Find a configuration for the frames of some files.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        HDF5, TIFF, ``.npy`` and what fabio reads; the sample is drawn from all of them.
+    dataset, axes
+        As for `open_stacks`.
+    space : name of a shipped space, path of a file, or Space
+    goal : name of a shipped goal, path of a file, or Goal
+        The default is ``balanced``, unless `maximize` stands alone.
+    maximize : sequence of str
+        Metrics that replace the goal's objectives.
+    require : sequence of str
+        Requirements such as ``encode_mb_s >= 500`` that are added to the goal's.
+    prefer : str, optional
+        The objective whose end of the front is taken, instead of the knee.
+    budget : str
+        ``60s``, ``5m``, or a number of configurations.
+    sample : str
+        Size of the sample, such as ``16MB``.
+    jobs : int, optional
+        Threads for what is not timed; the default is one a core.
+    seed : int
+        Decides the sample and the proposals.
+    name : str, optional
+        The profile's name; the default is the first file's.
+    resume : bool
+        Take what earlier searches logged for the same sample as measured.
+    storage : str, optional
+        URL of an Optuna storage that mirrors every trial.
+    notify : callable
+        Called with a `Progress` as the search goes on.
+
+    Raises
+    ------
+    InputError
+        One line: where, what, must be, got.
+    UnsatisfiableError
+        Where nothing meets the requirements.
+    """
+    limit = Budget.parse(budget)
+    wanted = _goal(goal, maximize, require)
+    chosen = available(space if isinstance(space, Space) else load_space(space))
+    nbytes = parse_size(sample, "--sample")
+    stacks = open_stacks(paths, dataset, axes)
+    drawn = draw_sample(stacks, nbytes, seed)
+    name = name or _name_of(paths)
+    frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    folder = home() / "evaluations"
+    past = _past(folder, drawn)
+    limit.restart()
+    file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
+    with Log(folder / f"{file}.jsonl") as log:
+        run = Search(
+            drawn,
+            frames,
+            chosen,
+            wanted,
+            limit,
+            log,
+            traits=traits_of(drawn, stacks),
+            seed=seed,
+            jobs=jobs or default_workers(),
+            prefer=prefer,
+            storage=storage,
+            name=f"{name}-{now}",
+            known=past if resume else (),
+            warm=_warm(past),
+            notify=notify,
+        )
+        result = run.run()
+        assert result.best.config is not None
+        h5py_mb_s = read_frames(Meter(drawn, frames), result.best.config).mb_s
+        profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
+    return Found(profile, result, log.path)
+
+
+def available(space: Space) -> Space:
+    """The space without the alternatives whose codec plug-in does not work here.
+
+    Raises
+    ------
+    InputError
+        Where nothing is left, with the reason.
+    """
+    reasons: dict[str, str] = {}
+
+    def works(node: object) -> bool:
+        codec = node.get("codec") if isinstance(node, dict) else node
+        if not isinstance(codec, str) or codec not in PLUGINS:
+            return True
+        if codec not in reasons:
+            reasons[codec] = probe(codec) or ""
+        return not reasons[codec]
+
+    tree = dict(space.tree)
+    blosc2 = tree.get("blosc2", {})
+    options = blosc2.options if isinstance(blosc2, Choose) else (blosc2,)
+    left = tuple(option for option in options if works(option))
+    if not left:
+        raise InputError(f"space {space.name}: {next(reason for reason in reasons.values() if reason)}")
+    if isinstance(blosc2, Choose):
+        tree["blosc2"] = Choose(left)
+    return Space(space.name, tree)
+
+
+def _goal(goal: str | os.PathLike[str] | Goal | None, maximize: Sequence[str], require: Sequence[str]) -> Goal:
+    if goal is None and not maximize:
+        goal = "balanced"
+    if goal is None or isinstance(goal, Goal):
+        return goal_of(goal, maximize, require)
+    document, place, name = shipped(goal, "search_spaces/goals", "goal")
+    return goal_of(Goal.from_dict({"name": name, **document}, place), maximize, require)
+
+
+def _name_of(paths: Sequence[str | os.PathLike[str]]) -> str:
+    return Path(paths[0]).name.split(".")[0] or "profile"
+
+
+def _past(folder: Path, sample: Sample) -> list[Evaluation]:
+    """What was logged of this sample, on the part of it that a search measures or on all of it."""
+    digests = {sample.digest, small_part(sample).digest}
+    return [e for e in read_log(folder, containing=digests) if e.origin.get("data") in digests]
+
+
+def _warm(past: Sequence[Evaluation]) -> list[Config]:
+    finalists = [e.config for e in reversed(past) if e.config is not None and e.origin.get("finalist")]
+    return list(dict.fromkeys(finalists))[:_WARM]

@@ -1,0 +1,240 @@
+"""Optuna, in one file: what to measure next."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from tuner.config import Config
+from tuner.errors import InputError
+from tuner.evaluation import Evaluation
+from tuner.goal import Goal
+from tuner.space import Choices, Space
+
+#: Proposals that nothing new came of before the space is walked through in order instead.
+_PATIENCE = 30
+#: The share of the run's time that asking Optuna may take; beyond it, neighbours of the front are proposed for nothing.
+_ASK_SHARE = 0.08
+
+
+class Proposer:
+    """Proposes configurations of a space, each once, and learns from their evaluations.
+
+    Half of the proposals come from Optuna's TPE, multivariate and grouped by the space's branches; the other half
+    change one choice of a configuration on the front, which is free and where most improvements lie.
+
+    Parameters
+    ----------
+    space : Space
+        Bound to the data.
+    canonical : callable
+        A configuration to the one that stores the same bytes, the same for all that do; InputError where not allowed.
+    goal : Goal
+    seed : int
+    storage : str, optional
+        URL of an Optuna storage that mirrors every trial.
+    name : str
+        The study's name there.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        canonical: Callable[[Config], Config],
+        goal: Goal,
+        seed: int,
+        storage: str | None = None,
+        name: str = "",
+    ) -> None:
+        self._space = space
+        self._canonical = canonical
+        self._goal = goal
+        self._random = random.Random(seed)
+        with _quiet():
+            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
+            directions = [optuna.study.StudyDirection.MAXIMIZE] * len(goal.maximize)
+            self._study = optuna.create_study(directions=directions, sampler=sampler)
+            self._mirror = storage and optuna.create_study(
+                storage=storage, study_name=name, directions=directions, load_if_exists=True
+            )
+        self._asked: dict[Config, tuple[Choices, dict[str, BaseDistribution]]] = {}
+        self._seen: set[Config] = set()
+        self._walk: Iterator[tuple[Choices, Config]] | None = None
+        self._turn = 0
+        self._started = time.perf_counter()
+        self.asking = 0.0
+        """Seconds that asking and telling took."""
+
+    def ask(self, front: Sequence[Config]) -> Config | None:
+        """A configuration that was not proposed before; None once the space has no other.
+
+        Parameters
+        ----------
+        front : configurations that are the best so far, the best first
+        """
+        start = time.perf_counter()
+        try:
+            for _ in range(_PATIENCE if self._walk is None else 0):
+                config = self._propose(front)
+                if config is not None and self._is_new(config):
+                    return config
+            self._walk = self._walk or self._space.grid()
+            for choices, config in self._walk:
+                if self._is_new(config):
+                    self._asked[config] = (choices, _distributions(self._space, choices))
+                    return config
+            return None
+        finally:
+            self.asking += time.perf_counter() - start
+
+    def claim(self, config: Config) -> bool:
+        """Take a configuration of the space as proposed; False where the space does not hold it or it was before."""
+        choices = self._space.locate(config)
+        if choices is None or not self._is_new(config):
+            return False
+        self._asked[config] = (choices, _distributions(self._space, choices))
+        return True
+
+    def tell(self, evaluation: Evaluation, violations: Sequence[float]) -> None:
+        """Learn from the evaluation of a configuration that was proposed or claimed.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+        violations : for each requirement how far it is from being met; at most 0 where it is
+        """
+        start = time.perf_counter()
+        assert evaluation.config is not None
+        choices, distributions = self._asked.pop(evaluation.config)
+        values = [evaluation.metrics.get(name) for name in self._goal.maximize]
+        complete = evaluation.failure is None and None not in values
+        trial = create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            values=[value for value in values if value is not None] if complete else None,
+            params=dict(choices),
+            distributions=distributions,
+            user_attrs={"failure": evaluation.failure} if evaluation.failure else dict(evaluation.metrics),
+            constraints={
+                str(constraint): min(violation, 1e9)  # Optuna takes no infinity into a database
+                for constraint, violation in zip(self._goal.require, violations, strict=True)
+            }
+            if complete
+            else None,
+        )
+        with _quiet():
+            self._study.add_trial(trial)
+            if self._mirror:
+                self._mirror.add_trial(trial)
+        self.asking += time.perf_counter() - start
+
+    def _is_new(self, config: Config) -> bool:
+        try:
+            canonical = self._canonical(config)
+        except InputError:
+            return False
+        new = canonical not in self._seen
+        self._seen.add(canonical)
+        return new
+
+    def _propose(self, front: Sequence[Config]) -> Config | None:
+        self._turn += 1
+        affordable = self.asking <= _ASK_SHARE * (time.perf_counter() - self._started)
+        if front and (self._turn % 2 or not affordable):
+            # The square favours the first of the front, around its knee, and leaves none out.
+            return self._neighbour(front[int(len(front) * self._random.random() ** 2)])
+        return self._ask_optuna()
+
+    def _ask_optuna(self) -> Config | None:
+        with _quiet():
+            trial = self._study.ask()
+            chooser = _TrialChooser(trial)
+            try:
+                config = self._space.suggest(chooser)
+            except InputError:
+                self._study.tell(trial, state=TrialState.FAIL)
+                return None
+            # The finished trial that `tell` adds takes its place.
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._asked.setdefault(config, (trial.params, trial.distributions))
+        return config
+
+    def _neighbour(self, config: Config) -> Config | None:
+        choices = self._space.locate(config)
+        if not choices:
+            return self._ask_optuna()
+        names = list(choices)
+        changed = self._random.sample(names, k=min(len(names), self._random.choice((1, 1, 2, 3))))
+        chooser = _MutatingChooser(choices, changed, self._random)
+        try:
+            neighbour = self._space.suggest(chooser)
+        except InputError:
+            return None
+        self._asked.setdefault(neighbour, (chooser.choices, chooser.distributions))
+        return neighbour
+
+
+class _TrialChooser:
+    """A chooser that asks an Optuna trial."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def choose(self, name: str, labels: tuple[str, ...]) -> str:
+        return str(self._trial.suggest_categorical(name, labels))
+
+    def number(self, name: str, low: int, high: int) -> int:
+        return self._trial.suggest_int(name, low, high)
+
+
+class _MutatingChooser:
+    """A chooser that keeps to given choices but for a few names, and notes what Optuna needs to know of a trial."""
+
+    def __init__(self, choices: Choices, changed: Sequence[str], random: random.Random) -> None:
+        self._given = choices
+        self._changed = changed
+        self._random = random
+        self.choices: Choices = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def choose(self, name: str, labels: tuple[str, ...]) -> str:
+        given = self._given.get(name)
+        others = [label for label in labels if label != given]
+        keep = given in labels and (name not in self._changed or not others)
+        label = str(given) if keep else self._random.choice(others or list(labels))
+        self.choices[name] = label
+        self.distributions[name] = CategoricalDistribution(labels)
+        return label
+
+    def number(self, name: str, low: int, high: int) -> int:
+        given = self._given.get(name)
+        keep = isinstance(given, int) and name not in self._changed
+        number = int(given) if keep and given is not None else self._random.randint(low, high)
+        self.choices[name] = number
+        self.distributions[name] = IntDistribution(low, high)
+        return number
+
+
+def _distributions(space: Space, choices: Choices) -> dict[str, BaseDistribution]:
+    chooser = _MutatingChooser(choices, (), random.Random(0))
+    space.suggest(chooser)
+    return chooser.distributions
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's progress, and without its warning that `group` is experimental."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
