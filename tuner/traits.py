@@ -160,9 +160,9 @@ def missing_codes(pixels: Pixels) -> float:
     if len(counts) < window:
         return 0.0
     sums = np.cumsum(np.concatenate(([0], counts)))
-    expected = (sums[window:] - sums[:-window]) / window >= _EXPECTED
-    inner = counts[_NEIGHBOURS : len(counts) - _NEIGHBOURS]
-    return np.count_nonzero(expected & (inner == 0)) / max(np.count_nonzero(expected), 1)
+    often = (sums[window:] - sums[:-window]) / window >= _EXPECTED
+    absent = counts[_NEIGHBOURS : len(counts) - _NEIGHBOURS] == 0
+    return float(absent[often].mean()) if often.any() else 0.0
 
 
 def byte_entropy(pixels: Pixels) -> float:

@@ -64,8 +64,13 @@ class _Pages:
     def __init__(self, path: Path) -> None:
         import tifffile
 
-        self._file = tifffile.TiffFile(path)
-        self.pages = self._file.pages
+        # tifffile leaves a file open that it cannot make sense of; this one is ours to close.
+        self._file = path.open("rb")
+        try:
+            self.pages = tifffile.TiffFile(self._file, name=path.name).pages
+        except BaseException:
+            self._file.close()
+            raise
         # Frames as tifffile calls pages of which it reads few tags would take the first page's shape for granted.
         self.pages.useframes = False
 

@@ -1,0 +1,277 @@
+"""TIFF, the formats of fabio, and npy are stacks: what was written is read, and bad files are named in one line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import fabio
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tuner.errors import InputError
+from tuner.read.fabio_series import open_fabio
+from tuner.read.npy import open_npy
+from tuner.read.tiff import open_tiff
+from tuner.stack import Stack
+
+PILATUS = """# Detector: PILATUS 300K, S/N 3-0104
+# Count_cutoff 1047 counts
+"""
+
+
+def counts(*shape: int, dtype: str = "int32", seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).poisson(5, shape).astype(dtype)
+
+
+def write_cbf(path: Path, frame: np.ndarray[Any, Any]) -> Path:
+    fabio.cbfimage.CbfImage(
+        data=frame,
+        header={"_array_data.header_convention": "PILATUS_1.2", "_array_data.header_contents": PILATUS},
+    ).write(str(path))
+    return path
+
+
+def write_edf(path: Path, frames: np.ndarray[Any, Any]) -> Path:
+    image = fabio.edfimage.EdfImage(data=frames[0])
+    for frame in frames[1:]:
+        image.append_frame(data=frame)
+    image.write(str(path))
+    return path
+
+
+def write_tiff(path: Path, frames: np.ndarray[Any, Any], **options: Any) -> Path:
+    tifffile.imwrite(path, frames, photometric="minisblack", **options)
+    return path
+
+
+def assert_holds(stack: Stack, frames: np.ndarray[Any, Any]) -> None:
+    """The stack's frames are these, all at once, and piece by piece in any order."""
+    assert stack.shape == frames.shape
+    assert stack.dtype == frames.dtype.newbyteorder("=")
+    assert stack.dtype.isnative
+    whole = stack.read(0, len(stack))
+    assert whole.dtype == stack.dtype
+    assert whole.flags.c_contiguous
+    np.testing.assert_array_equal(whole, frames.reshape(whole.shape))
+    for number in reversed(range(len(stack))):
+        np.testing.assert_array_equal(stack.read(number, number + 1)[0], whole[number])
+    stored = stack.source.stored_bytes()
+    assert stored is None or (stored.shape == (len(stack),) and (stored > 0).all())
+    stack.source.close()
+
+
+def assert_refused(open_stack: Callable[[], Any], *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_stack()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def assert_same_or_refused(open_stack: Callable[[], Stack], path: Path, frames: np.ndarray[Any, Any]) -> None:
+    refusal = ""
+    try:
+        stack = open_stack()
+        with closing(stack.source):
+            np.testing.assert_array_equal(stack.read(0, len(frames)), frames)
+    except InputError as error:
+        refusal = str(error)
+    assert not refusal or (refusal.startswith(f"{path}: ") and "\n" not in refusal)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64"]
+)
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"compression": "zlib"}, {"tile": (16, 16)}], ids=str)
+def test_tiff_pages(tmp_path: Path, dtype: str, options: dict[str, Any]) -> None:
+    frames = counts(5, 33, 40) % 2 == 1 if dtype == "bool" else counts(5, 33, 40, dtype=dtype)
+    if dtype == "bool" and "compression" in options:
+        pytest.skip("tifffile packs bits only uncompressed")
+    assert_holds(open_tiff([write_tiff(tmp_path / "a.tif", frames, **options)]), frames)
+
+
+def test_tiff_series(tmp_path: Path) -> None:
+    frames = counts(6, 20, 30, dtype="uint16")
+    cuts = [(0, 1), (1, 4), (4, 6)]
+    paths = [write_tiff(tmp_path / f"{i}.tif", frames[a:b], compression="zlib") for i, (a, b) in enumerate(cuts)]
+    stack = open_tiff(paths, axes=["theta", "y", "x"])
+    assert stack.axes == ("theta", "y", "x")
+    assert stack.storage is not None
+    assert stack.storage.filters == ("TIFF adobe deflate",)
+    assert stack.storage.nbytes == stack.source.stored_bytes().sum() < frames.nbytes  # type: ignore[union-attr]
+    assert_holds(stack, frames)
+
+
+def test_tiff_that_is_refused(tmp_path: Path) -> None:
+    grey = write_tiff(tmp_path / "grey.tif", counts(5, 20, 30, dtype="uint16"))
+    colour = tmp_path / "colour.tif"
+    tifffile.imwrite(colour, np.zeros((20, 30, 3), np.uint8), photometric="rgb")
+    waves = tmp_path / "waves.tif"
+    tifffile.imwrite(waves, np.zeros((20, 30), np.complex64))
+    other = write_tiff(tmp_path / "other.tif", counts(1, 20, 31, dtype="uint16"))
+    signed = write_tiff(tmp_path / "signed.tif", counts(1, 20, 30, dtype="int16"))
+    assert_refused(lambda: open_tiff([colour]), "colour.tif", "grey")
+    assert_refused(lambda: open_tiff([waves]), "waves.tif", "complex")
+    assert_refused(lambda: open_tiff([grey, other]), "other.tif", "grey.tif", "(20, 31)")
+    assert_refused(lambda: open_tiff([grey, signed]), "signed.tif", "int16")
+    assert_refused(lambda: open_tiff([tmp_path / "none.tif"]), "none.tif: no such file")
+    assert_refused(lambda: open_tiff([grey], axes=["y", "x"]), "axes", "grey.tif")
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["plain", "zlib"])
+def test_a_cut_tiff_is_refused_or_loses_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    frames = counts(5, 20, 30, dtype="uint16")
+    content = write_tiff(tmp_path / "whole.tif", frames, **options).read_bytes()
+    cut = tmp_path / "cut.tif"
+    for length in range(0, len(content), len(content) // 40):
+        cut.write_bytes(content[:length])
+        assert_same_or_refused(lambda: open_tiff([cut]), cut, frames)
+
+
+@pytest.mark.parametrize("compress", [None, bz2.compress, gzip.compress], ids=["plain", "bz2", "gz"])
+def test_cbf_series(tmp_path: Path, compress: Callable[[bytes], bytes] | None) -> None:
+    frames = counts(4, 50, 60)
+    frames[:, 0, :2] = (-1, -2)
+    frames[:, 1, :3] = (1047, 1048, 1046)
+    paths = [write_cbf(tmp_path / f"{number}.cbf", frame) for number, frame in enumerate(frames)]
+    if compress:
+        suffix = {bz2.compress: ".bz2", gzip.compress: ".gz"}[compress]
+        for index, path in enumerate(paths):
+            paths[index] = path.with_suffix(f".cbf{suffix}")
+            paths[index].write_bytes(compress(path.read_bytes()))
+    stack = open_fabio(paths)
+    assert stack.photon_counting is True
+    assert stack.saturation == 1048, "the cut-off is the last value that is counted"
+    valid = stack.valid(stack.read(0, 1))[0]
+    assert valid[0].tolist() == [False, False] + [True] * 58
+    assert valid[1].tolist() == [True, False, True] + [True] * 57
+    assert stack.source.stored_bytes().tolist() == [path.stat().st_size for path in paths]  # type: ignore[union-attr]
+    assert_holds(stack, frames)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"])
+def test_edf_series_of_many_frames(tmp_path: Path, dtype: str) -> None:
+    frames = counts(6, 20, 30, dtype=dtype)
+    paths = [write_edf(tmp_path / f"{i}.edf", frames[a:b]) for i, (a, b) in enumerate([(0, 1), (1, 4), (4, 6)])]
+    assert_holds(open_fabio(paths), frames)
+
+
+def test_other_formats_of_fabio(tmp_path: Path) -> None:
+    frame = counts(20, 30, dtype="uint16")
+    image = fabio.adscimage.AdscImage(data=frame, header={"CCD_IMAGE_SATURATION": "65535"})
+    image.write(str(tmp_path / "a_001.img"))
+    stack = open_fabio([tmp_path / "a_001.img"])
+    assert stack.saturation == 65535
+    assert_holds(stack, frame[None])
+
+
+def test_fabio_that_is_refused(tmp_path: Path) -> None:
+    first = write_cbf(tmp_path / "1.cbf", counts(20, 30))
+    second = write_cbf(tmp_path / "2.cbf", counts(20, 31))
+    text = tmp_path / "notes.cbf"
+    text.write_text("not a frame")
+    unknown = tmp_path / "notes.img"
+    unknown.write_text("not a frame")
+    stack = open_fabio([first, second])
+    assert_refused(lambda: stack.read(0, 2), "2.cbf", "1.cbf", "(20, 31)")
+    np.testing.assert_array_equal(stack.read(0, 1)[0], counts(20, 30))
+    first_edf = write_edf(tmp_path / "1.edf", counts(1, 20, 30))
+    second_edf = write_edf(tmp_path / "2.edf", counts(1, 20, 31))
+    assert_refused(lambda: open_fabio([first_edf, second_edf]), "2.edf", "(20, 31)")
+    assert_refused(lambda: open_fabio([text]), "notes.cbf")
+    assert_refused(lambda: open_fabio([unknown]), "notes.img")
+    assert_refused(lambda: open_fabio([tmp_path / "none.cbf"]), "none.cbf: no such file")
+
+
+@pytest.mark.parametrize("suffix", [".cbf", ".edf", ".cbf.bz2"])
+def test_a_cut_frame_is_refused(tmp_path: Path, suffix: str) -> None:
+    frame = counts(20, 30)
+    whole = tmp_path / f"whole{suffix.removesuffix('.bz2')}"
+    content = (write_edf(whole, frame[None]) if suffix == ".edf" else write_cbf(whole, frame)).read_bytes()
+    if suffix.endswith(".bz2"):
+        content = bz2.compress(content)
+    cut = tmp_path / f"cut{suffix}"
+    for length in range(0, len(content), len(content) // 30):
+        cut.write_bytes(content[:length])
+        assert_same_or_refused(lambda: open_fabio([cut]), cut, frame[None])
+
+
+def test_a_flipped_byte_in_a_cbf_is_refused(tmp_path: Path) -> None:
+    path = write_cbf(tmp_path / "a.cbf", counts(20, 30))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"\x0c\x1a\x04\xd5") + 100] ^= 1
+    path.write_bytes(content)
+    assert_refused(lambda: open_fabio([path]), "a.cbf", "Checksum")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    array=hnp.arrays(
+        st.one_of(
+            hnp.boolean_dtypes(),
+            hnp.integer_dtypes(),
+            hnp.unsigned_integer_dtypes(),
+            hnp.floating_dtypes(endianness="?", sizes=(16, 32, 64)),
+        ),
+        hnp.array_shapes(min_dims=1, max_dims=4, max_side=5),
+    ),
+    order=st.sampled_from("CF"),
+)
+def test_npy(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray[Any, Any], order: Any) -> None:
+    path = tmp_path_factory.mktemp("npy") / "a.npy"
+    np.save(path, np.asarray(array, order=order))
+    assert_holds(open_npy(path), array)
+
+
+def test_npy_that_is_refused(tmp_path: Path) -> None:
+    def saved(name: str, array: Any) -> Path:
+        np.save(tmp_path / name, array, allow_pickle=True)
+        return tmp_path / name
+
+    assert_refused(lambda: open_npy(saved("o.npy", np.array([{}, 1], object))), "o.npy", "objects")
+    assert_refused(lambda: open_npy(saved("c.npy", np.zeros((3, 3), complex))), "c.npy", "complex")
+    assert_refused(lambda: open_npy(saved("v.npy", np.zeros(3, "i4,f4"))), "v.npy", "compound")
+    assert_refused(lambda: open_npy(saved("5.npy", np.zeros((1,) * 5))), "5.npy", "axes")
+    assert_refused(lambda: open_npy(saved("0.npy", np.zeros((0, 4, 4)))), "0.npy", "empty")
+    assert_refused(lambda: open_npy(saved("s.npy", np.float64(1))), "s.npy", "axes")
+    assert_refused(lambda: open_npy(tmp_path / "none.npy"), "none.npy: no such file")
+    np.savez(tmp_path / "z.npz", a=np.zeros(3))
+    assert_refused(lambda: open_npy(tmp_path / "z.npz"), "z.npz", "one array")
+    path = saved("cut.npy", np.zeros((10, 20, 20)))
+    content = path.read_bytes()
+    for length in (0, 3, 60, 200, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert_refused(lambda: open_npy(path), "cut.npy")
+
+
+def test_a_large_npy_is_never_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.npy"
+    np.lib.format.open_memmap(path, "w+", np.uint16, (4000, 512, 512)).flush()
+    script = (
+        "import resource, sys; from tuner.read.npy import open_npy; s = open_npy(sys.argv[1]);"
+        "[s.read(n, n + 1) for n in range(0, 4000, 100)];"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peak = subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True)
+    assert int(peak.stdout) < 300_000, "kB, of a file of 2 GB"
+
+
+def test_neither_tifffile_nor_fabio_is_loaded_before_it_is_needed() -> None:
+    script = (
+        "import sys, tuner.read.tiff, tuner.read.fabio_series, tuner.read.npy, tuner.noise, tuner.traits;"
+        "print(sorted({'tifffile', 'fabio', 'scipy', 'PIL', 'pandas', 'optuna', 'rich'} & set(sys.modules)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert loaded.stdout.strip() == "[]"
