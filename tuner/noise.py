@@ -45,9 +45,10 @@ class Noise:
 
     def variance(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Variance of pixels of value `x`, same shape, data units squared."""
-        return self.gain * np.maximum(np.asarray(x, np.float64) - self.offset, 0) + self.read_noise**2
+        return self.gain * np.maximum(np.asarray(x, np.float64) - self.offset, 0) + self.read_noise * self.read_noise
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
     """All estimates of a stack's noise, the one to believe first; empty where there is nothing to estimate from.
 
@@ -73,6 +74,7 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
     return tuple(estimates)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def entropy_bound(noise: Noise, frames: NDArray[Any], valid: NDArray[np.bool_], step: float) -> float:
     """The ratio that no lossless code can pass, as it must spend the entropy of the noise: stored bits over entropy.
 
@@ -106,9 +108,11 @@ def _entropy(noise: Noise, values: NDArray[Any], step: float) -> NDArray[np.floa
     if step > 0 and noise.gain >= 0.9 * step and noise.read_noise < 0.3 * noise.gain:
         # Whole photons. A read noise, were there one, could only add.
         return _counted((values.astype(np.float64) - noise.offset) / max(noise.gain, step))
-    # Rounding to a step adds a variance of step**2 / 12, which is no information.
-    variance = np.maximum(noise.variance(values) / spacing**2 - (1 / 12 if step > 0 else 0), 0)
-    return gaussian_entropy(np.sqrt(variance))
+    sigma = np.sqrt(noise.variance(values)) / spacing
+    if step > 0:
+        # Of the variance of rounded values, rounding made step**2 / 12.
+        sigma = np.sqrt(np.maximum(sigma * sigma - 1 / 12, 0))
+    return np.minimum(gaussian_entropy(sigma), 8 * values.dtype.itemsize)
 
 
 #: Entropy to book for k counted photons, bits: its mean over Poisson counts of *any* expectation is at most, and
@@ -128,23 +132,24 @@ def _counted(photons: NDArray[np.float64]) -> NDArray[np.float64]:
 def gaussian_entropy(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
     """Entropy of rounded Gaussian noise, bits; `sigma` in units of the rounding step; the mean over all expectations.
 
-    ``log2(sigma * sqrt(2 pi e))`` from half a step on (Cover and Thomas, theorem 8.3.1); below, where that falls under
-    zero, the sum over the rounded values.
+    From one step on ``log2(2 pi e (sigma**2 + 1/12)) / 2``, that of a Gaussian (Cover and Thomas, theorem 8.3.1) with
+    the variance that rounding adds (Sheppard's correction); below, the sum over the rounded values. Never less than
+    ``log2(sigma sqrt(2 pi e))``, and never negative.
 
     >>> gaussian_entropy(np.array([0.0, 0.1, 0.5, 1.0, 100.0])).round(2).tolist()
-    [0.0, 0.26, 1.05, 2.05, 8.69]
+    [0.0, 0.26, 1.25, 2.1, 8.69]
     """
-    wide = np.log2(np.maximum(sigma, 0.5) * math.sqrt(2 * math.pi * math.e))
-    return np.where(sigma >= 0.5, wide, np.interp(sigma, *_narrow()))
+    wide = 0.5 * np.log2(2 * math.pi * math.e * (np.maximum(sigma, 1) ** 2 + 1 / 12))
+    return np.where(sigma >= 1, wide, np.interp(sigma, *_narrow()))
 
 
 @lru_cache(maxsize=1)
 def _narrow() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sigmas up to half a step and their entropies, averaged over where the expectation lies between two codes."""
+    """Sigmas up to one step and their entropies, averaged over where the expectation lies between two codes."""
     erf = np.frompyfunc(math.erf, 1, 1)
-    sigmas = np.linspace(0, 0.5, 51)
-    edges = np.arange(-4, 6) - 0.5
-    phases = (np.arange(64) + 0.5) / 64
+    sigmas = np.linspace(0, 1, 101)
+    edges = np.arange(-7, 9) - 0.5
+    phases = (np.arange(32) + 0.5) / 64  # the other half mirrors it
     entropies = [0.0]
     for sigma in sigmas[1:]:
         cumulative = erf((edges[:, None] - phases) / (sigma * math.sqrt(2))).astype(np.float64) / 2
@@ -229,7 +234,7 @@ def _repeats(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np
     for first in range(0, len(frames) - 1, 2):
         both = valid[first] & valid[first + 1]
         a, b = (np.where(both, frames[i], 0).astype(np.float64) for i in (first, first + 1))
-        ratio = a.sum() / b.sum() if a.sum() > 0 and b.sum() > 0 else 1.0
+        ratio = a.sum() / b.sum() if 0 < a.sum() < np.inf and 0 < b.sum() < np.inf else 1.0
         points.append(_tiles((a + ratio * b)[None] / 2, ((a - ratio * b) ** 2)[None] / (1 + ratio), both[None]))
     return _join(points)
 
@@ -267,7 +272,10 @@ def _tiles(
         for array in (intensity, variance, valid)
     ]
     full = sums[2] >= max(math.prod(shape[2::2]) // 2, 1)
-    return sums[0][full] / sums[2][full], sums[1][full] / sums[2][full]
+    means, variances = sums[0][full] / sums[2][full], sums[1][full] / sums[2][full]
+    # Squares of floats above 1e154 are not finite.
+    finite = np.isfinite(means) & np.isfinite(variances)
+    return means[finite], variances[finite]
 
 
 def _fit(intensity: NDArray[np.float64], variance: NDArray[np.float64], source: str) -> Noise | None:

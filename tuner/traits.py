@@ -20,7 +20,7 @@ _MOST_STEPS = {2: 2.0**10, 4: 2.0**23, 8: 2.0**32}
 #: Codes of which a histogram is made, at most.
 _MOST_CODES = 1 << 20
 
-#: A code is missing if its neighbours, so many on each side, occur that often on average, and it does not.
+#: A code is missing if so many neighbours on either side occur that often on average, and it does not.
 _NEIGHBOURS, _EXPECTED = 7, 16
 
 
@@ -93,7 +93,7 @@ def saturated_fraction(pixels: Pixels) -> float:
     """Share of pixels at or above the saturation that were not counted; infinity is not one of them."""
     if pixels.saturation is None or not pixels.frames.size:
         return 0.0
-    saturated = pixels.frames >= pixels.saturation
+    saturated = pixels.frames >= np.float64(pixels.saturation)
     saturated &= ~pixels.valid
     if pixels.frames.dtype.kind == "f":
         saturated &= np.isfinite(pixels.frames)
@@ -143,8 +143,8 @@ def step(pixels: Pixels) -> float:
 def missing_codes(pixels: Pixels) -> float:
     """Share of codes that do not occur although their neighbours do often: data that were rounded or rescaled before.
 
-    A code is a multiple of the step; it is missing if the 7 codes on each side occur 16 times on average, when chance
-    leaves one out in exp(16) = 9 million.
+    A code is a multiple of the step; it is missing if the 7 codes on either side occur 16 times on average, when
+    chance leaves out one in exp(16) = 9 million.
     """
     if pixels.step == 0 or not pixels.values.size:
         return 0.0
@@ -155,12 +155,12 @@ def missing_codes(pixels: Pixels) -> float:
         codes = np.rint(dense / pixels.step).astype(np.intp)
     else:
         codes = dense.astype(np.intp) // int(pixels.step) if pixels.step > 1 else dense.astype(np.intp)
-    window = 2 * _NEIGHBOURS + 1
     counts = np.bincount(codes)
-    if len(counts) < window:
+    if len(counts) <= 2 * _NEIGHBOURS:
         return 0.0
     sums = np.cumsum(np.concatenate(([0], counts)))
-    often = (sums[window:] - sums[:-window]) / window >= _EXPECTED
+    beside = (sums[_NEIGHBOURS:] - sums[:-_NEIGHBOURS]) / _NEIGHBOURS
+    often = np.minimum(beside[: -_NEIGHBOURS - 1], beside[_NEIGHBOURS + 1 :]) >= _EXPECTED
     absent = counts[_NEIGHBOURS : len(counts) - _NEIGHBOURS] == 0
     return float(absent[often].mean()) if often.any() else 0.0
 

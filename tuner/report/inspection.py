@@ -57,7 +57,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         "noise": [
             asdict(noise)
             | {
-                "sigma_at_mean": math.sqrt(float(noise.variance(np.array(found["mean"])))),
+                "sigma_at_mean": math.sqrt(noise.variance(np.array(found["mean"]))),
                 "ratio_bound": _finite(entropy_bound(noise, frames, valid, step)),
             }
             for noise in noises

@@ -1,0 +1,106 @@
+"""What `tuner read` prints of a file says what is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from tuner.read.npy import open_npy
+from tuner.read.sampling import draw_sample
+from tuner.read.tiff import open_tiff
+from tuner.report.inspection import format_inspection, inspect
+from tuner.stack import Stack
+
+
+def told(stack: Stack) -> tuple[dict[str, Any], dict[str, str]]:
+    """The inspection, and the printed rows by their labels."""
+    inspection = inspect(stack, draw_sample([stack]))
+    text = format_inspection(inspection)
+    lines = text.splitlines()
+    assert len(lines) <= 24, "one screen"
+    assert max(map(len, lines[1:])) <= 120
+    assert text.isascii() or not stack.name.isascii()
+    rows: dict[str, str] = {}
+    for line in lines[1:]:
+        label, _, value = line.strip().partition("  ")
+        rows.setdefault(label, value.strip())
+    stack.source.close()
+    return inspection, rows
+
+
+def saved(path: Path, frames: NDArray[Any]) -> Stack:
+    np.save(path / "frames.npy", frames)
+    return open_npy(path / "frames.npy")
+
+
+def test_a_camera_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    light = np.linspace(100, 3000, 128)[:, None] * np.ones((128, 128))
+    frames = np.rint(rng.poisson(light / 2, (6, 128, 128)) * 2.0 + 100).astype(np.uint16)
+    frames[:, 5, 5] = 65535
+    tifffile.imwrite(tmp_path / "scan.tif", frames, photometric="minisblack", compression="zlib")
+    inspection, rows = told(open_tiff([tmp_path / "scan.tif"], axes=["theta", "y", "x"]))
+    assert rows["shape"] == "6 x 128 x 128 (theta, y, x)"
+    assert rows["frames"] == "6 images of 128 x 128 pixels"
+    assert rows["pixel"] == "uint16, 197 kB in all"
+    assert rows["stored"].startswith("TIFF adobe deflate, ratio 1.")
+    assert rows["masked"] == "0.0061 % (marked by 65535)"
+    assert rows["bits used"] == "11 of 16", "the lowest of 12 is never set"
+    assert rows["steps"] == "multiples of 2"
+    assert rows["noise"].startswith("sigma ")
+    assert inspection["noise"][0]["gain"] == pytest.approx(2, rel=0.1)
+    assert inspection["storage"]["ratio"] < inspection["noise"][0]["ratio_bound"]
+
+
+def test_counts_held_in_floats(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(4, (4, 100, 100)).astype(np.float32)
+    frames[:, :10] = 0
+    _, rows = told(saved(tmp_path, frames))
+    assert rows["steps"] == "whole numbers held in floats"
+    assert rows["bits used"] == "4 of the 24 that a float32 keeps"
+    assert rows["zeros"].endswith("(10 % of the pixels are 0 in every frame)")
+    assert "steps" in told(saved(tmp_path, frames / 4))[1]
+
+
+def test_data_that_were_rescaled(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(1000, (4, 200, 200))
+    _, rows = told(saved(tmp_path, np.floor(counts * 1.25).astype(np.uint16)))
+    assert rows["gaps"].endswith("% of the codes never occur: rounded or rescaled before")
+    assert "gaps" not in told(saved(tmp_path, counts.astype(np.uint16)))[1]
+
+
+def test_nothing_valid(tmp_path: Path) -> None:
+    _, rows = told(saved(tmp_path, np.full((2, 30, 30), -1, np.int32)))
+    assert rows["masked"] == "all (marked by -1 or -2)"
+    assert rows["values"] == "none that is valid"
+    assert "noise" not in rows
+
+
+def test_a_constant(tmp_path: Path) -> None:
+    _, rows = told(saved(tmp_path, np.full((3, 30, 30), 7, np.uint8)))
+    assert rows["range"] == "7 to 7, mean 7"
+    assert rows["lossless"] == "no noise to be found that would limit the ratio"
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    frames=hnp.arrays(
+        hnp.boolean_dtypes()
+        | hnp.integer_dtypes()
+        | hnp.unsigned_integer_dtypes()
+        | hnp.floating_dtypes(sizes=(16, 32, 64)),
+        hnp.array_shapes(min_dims=1, max_dims=4, max_side=8),
+    )
+)
+def test_whatever_is_in_a_file_can_be_told(tmp_path_factory: pytest.TempPathFactory, frames: NDArray[Any]) -> None:
+    inspection, rows = told(saved(tmp_path_factory.mktemp("any"), frames))
+    assert json.loads(json.dumps(inspection, allow_nan=False)) == inspection
+    assert {"shape", "frames", "pixel", "stored", "looked at", "masked"} <= set(rows)

@@ -1,0 +1,215 @@
+"""Estimates find the noise that was put in, and the entropy bound is one."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, estimate, gaussian_entropy
+from tuner.stack import Kind, Stack
+
+#: Light on a frame: a slope, so that intensities from 0.1 to 1 occur.
+SLOPE = np.linspace(0.1, 1, 256)[:, None] * np.ones((256, 256))
+
+
+class Array:
+    """Frames in memory."""
+
+    def __init__(self, frames: NDArray[Any]) -> None:
+        self.frames = frames
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return self.frames[start:stop]
+
+    def stored_bytes(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def stack_of(frames: NDArray[Any], **facts: Any) -> Stack:
+    return Stack("test", frames.shape, frames.ndim - 1, frames.dtype, Array(frames), **facts)
+
+
+def expose(
+    light: NDArray[np.float64], n: int, gain: float = 1, offset: float = 0, read_noise: float = 0, seed: int = 0
+) -> NDArray[Any]:
+    """Frames of an expectation `light`, in data units above the offset, with the noise of that model."""
+    rng = np.random.default_rng(seed)
+    photons = rng.poisson(np.broadcast_to(light / gain, (n, *light.shape)))
+    return np.rint(photons * gain + offset + rng.normal(0, read_noise, photons.shape)).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("top", "gain", "offset", "read_noise"),
+    [(0.2, 1, 0, 0), (5, 1, 0, 0), (1000, 1, 0, 0), (20000, 0.17, 0, 0), (2000, 2, 100, 3), (60000, 5, 98, 20)],
+)
+def test_repeats_and_neighbours_find_the_noise(top: float, gain: float, offset: float, read_noise: float) -> None:
+    frames = expose(top * SLOPE, 8, gain, offset, read_noise)
+    truth = Noise(gain, offset, read_noise, "")
+    estimates = estimate(stack_of(frames), [frames])
+    assert [noise.source.split()[2] for noise in sorted(estimates, key=lambda n: n.source)] == [
+        "consecutive",
+        "neighbouring",
+    ]
+    at = offset + top * np.array([0.2, 0.5, 1])
+    for noise in estimates:
+        np.testing.assert_allclose(noise.variance(at), truth.variance(at), rtol=0.1)
+
+
+def test_flux_that_changes_is_not_noise() -> None:
+    bright, dim = expose(1000 * SLOPE, 1), expose(700 * SLOPE, 1, seed=1)
+    frames = np.concatenate([bright, dim])
+    for noise in estimate(stack_of(frames), [frames]):
+        assert 0.9 < noise.gain < 1.1
+
+
+def test_a_scene_that_changes_does_not_raise_the_estimate_taken() -> None:
+    frames = np.concatenate([expose(1000 * np.roll(SLOPE, 20 * shift, 0), 1, seed=shift) for shift in range(4)])
+    taken, other = estimate(stack_of(frames), [frames])
+    assert taken.source == "differences of neighbouring pixels"
+    assert 0.9 < taken.gain < 1.1
+    assert other.variance(np.array([500.0])) > 2 * taken.variance(np.array([500.0]))
+
+
+def test_structure_does_not_raise_the_estimate_taken() -> None:
+    checkered = 1000 * SLOPE * (1 + 0.5 * (np.indices(SLOPE.shape).sum(axis=0) % 2))
+    frames = expose(checkered, 4)
+    taken, other = estimate(stack_of(frames), [frames])
+    assert taken.source == "differences of consecutive frames"
+    assert 0.9 < taken.gain < 1.1
+    assert other.gain > 10
+
+
+@pytest.mark.parametrize("where", ["beside", "between"])
+def test_flats_and_darks_tell_offset_gain_and_read_noise(where: str) -> None:
+    flats, darks = expose(5000 * SLOPE, 6, 2, 100, 3), expose(0 * SLOPE, 6, 2, 100, 3, seed=1)
+    rng = np.random.default_rng(2)
+    data = rng.integers(0, 10_000, (2, 256, 256)).astype(np.int32)
+    if where == "beside":
+        stack = stack_of(data, flats=stack_of(flats), darks=stack_of(darks))
+    else:
+        kinds = np.repeat([Kind.DARK, Kind.FLAT, Kind.DATA], [6, 6, 2]).astype(np.uint8)
+        stack = stack_of(np.concatenate([darks, flats, data]), kinds=kinds)
+    taken, *_ = estimate(stack, [data])
+    assert taken.source == "flats and darks"
+    assert (taken.gain, taken.offset, taken.read_noise) == pytest.approx((2, 100, 3), rel=0.05)
+
+
+def test_a_declared_photon_counter_is_believed_and_the_others_are_kept() -> None:
+    frames = expose(20 * SLOPE, 4)
+    first, *others = estimate(stack_of(frames, photon_counting=True), [frames])
+    assert (first.gain, first.offset, first.read_noise) == (1, 0, 0)
+    assert len(others) == 2
+
+
+def test_masked_pixels_do_not_count() -> None:
+    frames = expose(20 * SLOPE, 4)
+    frames[:, ::16] = -1
+    frames[:, :, 100:110] = -2
+    for noise in estimate(stack_of(frames, invalid=(-1, -2)), [frames]):
+        assert 0.9 < noise.gain < 1.1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((1, 1, 1), np.uint16),
+        np.zeros((2, 3, 3), np.uint16),
+        np.full((2, 40, 40), 7, np.uint8),
+        np.full((2, 40, 40), np.nan, np.float32),
+        np.zeros((2, 40), np.bool_),
+        np.full((1, 2, 500), 2**63, np.uint64),
+        np.full((3, 20, 20), -1, np.int32),
+        np.ones((1, 1, 2), np.float64),
+    ],
+    ids=str,
+)
+def test_what_has_no_noise_gives_finite_estimates_or_none(frames: NDArray[Any]) -> None:
+    stack = stack_of(frames, invalid=(-1,) if frames.dtype == np.int32 else ())
+    for noise in estimate(stack, [frames]):
+        assert all(map(math.isfinite, (noise.gain, noise.offset, noise.read_noise)))
+        assert noise.gain >= 0
+        assert noise.read_noise >= 0
+        assert entropy_bound(noise, frames, stack.valid(frames), 1.0) > 0
+
+
+def test_frames_larger_than_a_band_are_read_in_bands() -> None:
+    frames = expose(np.tile(50 * SLOPE, (8, 8)), 2)
+    for noise in estimate(stack_of(frames), [frames]):
+        assert 0.95 < noise.gain < 1.05
+
+
+def poisson(mean: float) -> NDArray[np.float64]:
+    k = np.arange(int(mean + 12 * math.sqrt(mean) + 40))
+    logs = k * math.log(mean) - mean - np.array([math.lgamma(i + 1) for i in k])
+    return np.exp(logs)
+
+
+@given(st.floats(-7, 7).map(math.exp))
+def test_entropy_booked_for_counts_is_never_above_that_of_the_distribution(mean: float) -> None:
+    p = poisson(mean)
+    entropy = -(p * np.log2(np.maximum(p, 1e-300))).sum()
+    booked = (p * _counted(np.arange(len(p), dtype=np.float64))).sum()
+    assert booked <= entropy * (1 + 1e-9)
+    if mean > 1:
+        assert booked > 0.9 * entropy
+    assert len(_COUNTED) == 12
+
+
+def test_gaussian_entropy_is_that_of_a_rounded_gaussian() -> None:
+    rng = np.random.default_rng(0)
+    for sigma in (0.1, 0.3, 0.5, 0.99, 1.01, 7.0):
+        entropies = []
+        for phase in (np.arange(8) + 0.5) / 8:
+            counts = np.unique(np.rint(phase + rng.normal(0, sigma, 200_000)), return_counts=True)[1] / 200_000
+            entropies.append(-(counts * np.log2(counts)).sum())
+        assert float(gaussian_entropy(np.array(sigma))) == pytest.approx(np.mean(entropies), abs=0.01)
+
+
+def test_gaussian_entropy_grows_from_zero_without_a_jump() -> None:
+    entropies = gaussian_entropy(np.linspace(0, 2, 2001))
+    assert entropies[0] == 0
+    steps = np.diff(entropies)
+    assert (steps >= 0).all()
+    assert steps[400:].max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("top", "gain", "read_noise"), [(0.1, 1, 0), (1, 1, 0), (30, 1, 0), (1000, 0.2, 2), (1000, 3, 1), (50, 0.05, 0.3)]
+)
+def test_no_compressor_passes_the_bound(top: float, gain: float, read_noise: float) -> None:
+    frames = expose(top * SLOPE, 4, gain, 0, read_noise).astype(np.int16)
+    bound = entropy_bound(Noise(gain, 0, read_noise, ""), frames, np.ones(frames.shape, np.bool_), 1.0)
+    shuffled = frames.view(np.uint8).reshape(-1, 2).T.tobytes()
+    best = frames.nbytes / min(len(bz2.compress(shuffled)), len(lzma.compress(shuffled)))
+    assert best < bound
+    if top >= 1:
+        assert bound < 1.6 * best, "a bound that says something"
+
+
+def test_masked_pixels_cost_nothing_and_no_noise_bounds_nothing() -> None:
+    frames = expose(100 * SLOPE, 1)
+    valid = np.ones(frames.shape, np.bool_)
+    noise = Noise(0, 0, 10, "")
+    whole = entropy_bound(noise, frames, valid, 1.0)
+    valid[:, ::2] = False
+    assert entropy_bound(noise, frames, valid, 1.0) == pytest.approx(2 * whole)
+    assert entropy_bound(Noise(0, 0, 0, ""), frames, valid, 1.0) == math.inf
+    assert entropy_bound(noise, frames, np.zeros_like(valid), 1.0) == math.inf
+
+
+def test_floats_without_a_step_are_bounded_by_their_own_spacing() -> None:
+    frames = np.random.default_rng(0).normal(1000, 1, (1, 100, 100)).astype(np.float32)
+    bound = entropy_bound(Noise(0, 0, 1, ""), frames, np.ones(frames.shape, np.bool_), 0.0)
+    # 1000 is between 2**9 and 2**10: its spacing is 2**-14.
+    assert bound == pytest.approx(32 / (14 + math.log2(math.sqrt(2 * math.pi * math.e))), rel=0.01)
