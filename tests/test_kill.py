@@ -48,7 +48,7 @@ print("done", flush=True)
 """
 
 
-def killed(script: str, *arguments: object, after: float) -> list[str]:
+def killed(script: str, *arguments: object, after: float, by: int = signal.SIGKILL) -> list[str]:
     """What a process printed until it was killed, some seconds after it was ready."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -56,7 +56,7 @@ def killed(script: str, *arguments: object, after: float) -> list[str]:
         assert process.stderr is not None
         ready = process.stdout.readline()
         time.sleep(after)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(by)
         lines = process.stdout.read().split()
         assert ready == "ready\n", process.stderr.read()
         return lines
@@ -73,6 +73,28 @@ def test_a_killed_writer_leaves_what_flush_acknowledged(tmp_path: Path, frames: 
             assert len(dataset) >= safe
             numbers = np.arange(1, safe + 1, dtype="uint16")[:, None, None]
             assert (dataset[:safe] == numbers).all()
+
+
+INTERRUPT = (
+    WRITE.replace("with open_writer", "try:\n  with open_writer").replace("\n    ", "\n      ")
+    + """
+except KeyboardInterrupt:
+    print(f"\\n{writer.frames_written}", flush=True)
+"""
+)
+
+
+@pytest.mark.parametrize(("frames", "tile"), [(1, -1), (5, 10)])
+def test_an_interrupted_writer_leaves_a_file_without_a_gap(tmp_path: Path, frames: int, tile: int) -> None:
+    moments = random.Random(frames)
+    for attempt in range(6):
+        path = tmp_path / f"{attempt}.h5"
+        after = moments.uniform(0.01, 0.15)
+        written = int(killed(INTERRUPT, path, frames, tile, after=after, by=signal.SIGINT)[-1])
+        with h5py.File(path) as file:
+            assert file["entry/data/data"].shape == (written, 32, 32)
+            numbers = np.arange(1, written + 1, dtype="uint16")[:, None, None]
+            assert (file["entry/data/data"][()] == numbers).all()
 
 
 def test_the_file_of_a_writer_can_be_read_from_the_moment_that_it_is_there(tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ def test_a_file_that_was_written_with_a_profile_can_be_written_with_another(tmp_
         assert '"zstd"' in file["entry/data/data"].attrs["tuner_config"]
 
 
+def test_attributes_and_groups_of_newer_formats_come_along(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w", libver="latest") as file:
+        data = file.create_dataset("x", data=FRAMES, chunks=(1, 6, 8), maxshape=(None, 6, 8))
+        data.attrs["large"] = np.arange(20_000.0)
+        for number in range(40):
+            file.create_group(f"many/{number}").attrs["number"] = number
+    apply(profile(), tmp_path / "scan.h5", tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["x"].attrs["large"] == np.arange(20_000)).all()
+        assert [file[f"many/{number}"].attrs["number"] for number in range(40)] == list(range(40))
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_stacks_of_any_shape_come_back(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:

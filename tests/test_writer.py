@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -165,6 +166,9 @@ BAD = {
     "mode": ({"mode": "a"}, r"mode must be 'x' or 'w', got 'a'"),
     "workers": ({"workers": 0}, r"workers must be at least 1, got 0"),
     "dataset": ({"dataset": "/entry//data"}, r"dataset must be a path such as /entry/data/data, got '/entry//data'"),
+    "pixel": ({"dtype": "uint17"}, r"dtype must be one of numpy's, got 'uint17'"),
+    "shape": ({"frame_shape": (0, 5)}, r"frame_shape must be one or two whole numbers >= 1, got \(0, 5\)"),
+    "size": ({"frame_shape": 5}, r"frame_shape must be one or two whole numbers, got 5"),
     "mask": ({"mask": np.zeros((2, 2), bool)}, r"mask must be bool of shape \(4, 5\), got bool of shape \(2, 2\)"),
 }
 
@@ -425,3 +429,24 @@ def test_what_was_flushed_reads_after_every_single_write_to_the_file(frames: int
         if flushed is not None:
             with h5py.File(io.BytesIO(bytes(image))) as file:
                 assert file["data"][:flushed, -1, -1].tolist() == list(range(1, flushed + 1))
+
+
+PLUGIN_MISSING = importlib.util.find_spec("blosc2_j2k") is None
+
+
+@pytest.mark.skipif(not PLUGIN_MISSING, reason="blosc2-j2k is installed here")
+def test_a_plugin_that_is_not_installed_is_refused_before_the_file_is_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="codec j2k must work here: blosc2-j2k is not installed"):
+        open_writer(tmp_path / "a.h5", profile(codec="j2k", filters=()), frame_shape=(4, 5), dtype="uint16")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(PLUGIN_MISSING, reason="blosc2-j2k is not installed: pip install tuner[plugins]")
+def test_frames_that_a_plugin_refuses_are_stored_all_the_same(tmp_path: Path) -> None:
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype("uint16")
+    frames = np.stack([smooth, noise((64, 64), "uint16"), smooth])  # j2k raises on what it cannot compress
+    config = profile(codec="j2k", filters=()).config
+    mixed = Profile("test", Match("uint16"), config, Config(blosc2=Blosc2("zstd")))
+    with open_writer(tmp_path / "a.h5", mixed, frame_shape=(64, 64), dtype="uint16") as writer:
+        writer.append(frames)
+    verify_written(stack(frames), tmp_path / "a.h5")

@@ -9,7 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tuner.apply.encode import HDF5_FILTER, Encoder
+from tuner.apply.encode import HDF5_FILTER
+from tuner.apply.plugin import ChunkEncoder
 from tuner.profile import Profile
 
 
@@ -19,7 +20,7 @@ def create_dataset(
     shape: tuple[int, ...],
     maxshape: tuple[int | None, ...],
     chunk_shape: tuple[int, ...],
-    encoder: Encoder,
+    encoder: ChunkEncoder,
     fill: Any = None,
 ) -> h5py.Dataset:
     """Create a dataset for chunks of `encoder`, written directly with `with_checksum`.

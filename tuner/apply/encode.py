@@ -136,3 +136,6 @@ class Encoder:
         except (RuntimeError, ValueError) as error:
             raise CodecError(f"{self.config}: c-blosc2 cannot decompress: {error}") from None
         return out
+
+    def close(self) -> None:
+        """Nothing to let go of; the encoder of a plug-in has a process."""

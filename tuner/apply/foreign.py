@@ -97,6 +97,8 @@ class _Reader:
     """The foreign process; its death while it reads is a failure of what was written."""
 
     def __init__(self, path: str, dataset: str | None) -> None:
+        from tuner.apply.child import plugin_environment
+
         self.path = path
         # Isolated: neither our package nor the user's own is on its path.
         self.process = subprocess.Popen(
@@ -105,6 +107,7 @@ class _Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=plugin_environment(),
         )
 
     def ask(self, slab: Slab, each: bool) -> None:

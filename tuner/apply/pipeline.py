@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.checksum import with_checksum
 from tuner.apply.cut import chunk_at
-from tuner.apply.encode import Encoder
+from tuner.apply.plugin import ChunkEncoder
 
 Corner = tuple[int, ...]
 
@@ -29,7 +29,7 @@ class Pipeline:
     `write` is raised by the `put` or `drain` that meets it.
     """
 
-    def __init__(self, encoder: Encoder, write: Callable[[Corner, bytes], None], workers: int) -> None:
+    def __init__(self, encoder: ChunkEncoder, write: Callable[[Corner, bytes], None], workers: int) -> None:
         self.depth = 2 * workers + 2
         self._encoder = encoder
         self._write = write
@@ -53,13 +53,16 @@ class Pipeline:
             self._write_next()
 
     def close(self) -> None:
-        """Drop what has not been written and let the threads go."""
+        """Drop what has not been written, let the threads and the encoder go."""
         self._pending.clear()
         self._pool.shutdown(cancel_futures=True)
+        self._encoder.close()
 
     def _encode(self, frames: NDArray[Any], corner: Corner) -> bytes:
         return with_checksum(self._encoder.encode(chunk_at(frames, corner, self._encoder.chunk_shape)))
 
     def _write_next(self) -> None:
-        place, encoded = self._pending.popleft()
+        # Let go of only when it is written: an interrupt here must not lose a chunk from the middle.
+        place, encoded = self._pending[0]
         self._write(place, encoded.result())
+        self._pending.popleft()

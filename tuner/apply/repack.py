@@ -13,9 +13,9 @@ import h5py
 
 from tuner.apply.cut import corners, slabs
 from tuner.apply.dataset import create_dataset, stamp
-from tuner.apply.encode import Encoder
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
+from tuner.apply.plugin import open_encoder
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
@@ -115,7 +115,7 @@ class _Plan:
         frames = math.prod(self.lead_chunk)
         # The same bytes as the dataset's chunk, with its leading axes as one.
         config = Config((frames, *config.chunks[1:]), profile.config.blosc2).resolve(stack.frame_shape, stack.dtype)
-        self.encoder = Encoder(config.blosc2, config.chunks, stack.dtype)
+        self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype)
 
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
         dataset = create_dataset(group, name, self.stack.shape, maxshape, self.chunks, self.encoder, fill)
@@ -196,9 +196,12 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> tup
 
 
 def _new_file(path: Path, like: h5py.File) -> h5py.File:
-    """A file whose root keeps the order of its members if that of another does."""
+    """A file whose root keeps the order of its members if that of another does.
+
+    In the format of HDF5 1.8, for attributes above 64 KiB.
+    """
     ordered = bool(like.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED)
-    return h5py.File(path, "x", locking=False, track_order=ordered)
+    return h5py.File(path, "x", libver=("v108", "latest"), locking=False, track_order=ordered)
 
 
 def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> tuple[str, int]:

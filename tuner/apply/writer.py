@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tuner.apply.cut import corners
 from tuner.apply.dataset import create_dataset, stamp
-from tuner.apply.encode import Encoder
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
+from tuner.apply.plugin import ChunkEncoder, open_encoder
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.errors import CodecError, InputError, TunerError
 from tuner.profile import Profile
@@ -75,7 +75,17 @@ def open_writer(
     ...         writer.flush()
     4
     """
-    return Writer(path, profile, dataset, tuple(frame_shape), np.dtype(dtype), mask, mode, workers)
+    try:
+        shape = tuple(int(size) for size in frame_shape)
+    except (TypeError, ValueError):
+        raise InputError(f"frame_shape must be one or two whole numbers, got {frame_shape!r}") from None
+    if not shape or min(shape) < 1:
+        raise InputError(f"frame_shape must be one or two whole numbers >= 1, got {shape}")
+    try:
+        pixel = np.dtype(dtype)
+    except TypeError:
+        raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
+    return Writer(path, profile, dataset, shape, pixel, mask, mode, workers)
 
 
 class Writer:
@@ -83,7 +93,8 @@ class Writer:
 
     Frames collect in memory until a chunk is full. At most 2 * workers + 2 chunks wait to be encoded or written, beyond
     that `append` blocks: the memory used is that of as many chunks, and of one row of chunks being filled. The file is
-    not locked, so that others may read it meanwhile; what they see when they open it is the last `flush`.
+    not locked, so that other processes may read it meanwhile; what they see when they open it is the last `flush`.
+    (HDF5 lets the same process open it again only with ``locking=False`` too.)
     """
 
     def __init__(
@@ -106,9 +117,10 @@ class Writer:
         self._frame_shape = frame_shape
         profile.match.check(self._dtype, frame_shape, str(self.path))
         config = profile.config.resolve(frame_shape, self._dtype)
-        encoder = Encoder(config.blosc2, config.chunks, self._dtype)
         invalid = None if mask is None else _check_mask(mask, frame_shape)
+        dataset = check_dataset_path(dataset)
         check_target(self.path, overwrite=mode == "w")
+        encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)
 
         self._chunk_shape = config.chunks
         self._slab_shape = (config.chunks[0], *frame_shape)
@@ -125,13 +137,13 @@ class Writer:
         self._closed = False
         self._error: TunerError | None = None
         try:
-            self._file = self._create(profile, check_dataset_path(dataset), encoder, invalid, mode)
+            self._file = self._create(profile, dataset, encoder, invalid, mode)
         except BaseException:
             self._pipeline.close()
             raise
 
     def _create(
-        self, profile: Profile, dataset: str, encoder: Encoder, mask: NDArray[np.bool_] | None, mode: str
+        self, profile: Profile, dataset: str, encoder: ChunkEncoder, mask: NDArray[np.bool_] | None, mode: str
     ) -> h5py.File:
         temporary = temporary_name(self.path)
         try:
@@ -240,12 +252,13 @@ class Writer:
 
     def _submit(self, slab: NDArray[Any]) -> None:
         first = self._submitted * self._slab_shape[0]
-        self._submitted += 1
-        self._filled = 0
         try:
             self._dataset.resize(first + len(slab), axis=0)
             for corner in corners(slab.shape, self._chunk_shape):
                 self._pipeline.put((first, *corner[1:]), slab, corner)
+            # Counted last: interrupted before, the slab is put again, byte for byte the same.
+            self._submitted += 1
+            self._filled = 0
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
 
