@@ -251,13 +251,12 @@ def _apply(options: argparse.Namespace) -> None:
 
 
 def _applied(done: Mapping[str, Any]) -> str:
-    lines = [
-        f"{file['path']}: {file['dataset']}, {file['frames']} frames, {file['nbytes'] / 1e6:,.1f} MB as"
-        f" {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['nbytes'] / max(file['stored_nbytes'], 1):.2f},"
+    return "\n".join(
+        f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
+        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['ratio']:.2f},"
         f" at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
         for file in done["files"]
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -23,15 +23,11 @@ class Metric:
     """What it is, in a line."""
     timed: bool
     """Whether it was taken with a clock, and so has a spread."""
-    floor: float = math.inf
-    """What doing nothing gives, where that is a number that all data share."""
 
 
 #: Every metric by its name, which ends in its unit; a ratio has none.
 METRICS = {
-    "ratio": Metric(
-        "bytes of the pixels / bytes stored, frame headers, padding and checksums included", False, floor=1.0
-    ),
+    "ratio": Metric("bytes of the pixels / bytes stored, frame headers, padding and checksums included", False),
     "encode_mb_s": Metric("MB of pixels encoded per second on one core", True),
     "decode_mb_s": Metric("MB of pixels decoded per second on one core", True),
     "frame_read_mb_s": Metric("useful MB per second when one frame is read: all chunks that hold it are decoded", True),

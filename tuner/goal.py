@@ -195,13 +195,17 @@ class Judge:
         return front
 
     def scale(self, evaluations: Iterable[Evaluation]) -> Scale:
-        """The logarithms between which each objective counts: from its least on the front to its greatest there.
+        """The logarithms between which each objective counts: from the least of the baselines to the front's greatest.
 
-        The ratio counts from 1, so that a per cent of it weighs the same on a flat front as on a steep one.
+        Uncompressed files and gzip's speed are where improvement begins, so what a per cent weighs does not depend on
+        how far the front happens to reach. Without baselines it begins at the least on the front.
         """
         columns = zip(*(self._logs(e) for e in self.front(evaluations)), strict=True)
-        floors = (math.log(METRICS[name].floor) for name in self.goal.maximize)
-        return tuple((min(*column, floor), max(column)) for column, floor in zip(columns, floors, strict=False))
+        scale = []
+        for name, column in zip(self.goal.maximize, columns, strict=False):
+            today = [math.log(e.metrics[name]) for e in self.reference.values() if e.metrics.get(name, 0.0) > 0]
+            scale.append((min(today or column), max(column)))
+        return tuple(scale)
 
     def rank(self, evaluations: Iterable[Evaluation], prefer: str | None = None, scale: Scale = ()) -> list[Evaluation]:
         """The feasible ones, the one to take first.

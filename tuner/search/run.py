@@ -378,7 +378,7 @@ class Search:
         return f"nothing meets the requirements; nearest is {one_line(evaluation.config)}: {missed}"
 
     def _fallback(self, best: Evaluation) -> Evaluation:
-        """The fastest of a few lossless configurations for the same chunks that is faster than the best; else storing."""
+        """The fastest lossless configuration for the same chunks that is faster than the best; else storing."""
         assert best.config is not None
         fast = [
             Blosc2("lz4", clevel=1, filters=("bitshuffle",), splitmode="never"),
