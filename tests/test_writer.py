@@ -137,6 +137,14 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
         assert (file["scan/instrument/detector/pixel_mask"][()] == mask).all()
 
 
+@pytest.mark.parametrize(("dtype", "value"), [("uint16", 65535), ("int32", -1), ("int64", 0), ("float32", np.nan)])
+def test_a_pixel_that_is_not_there_is_invalid(tmp_path: Path, dtype: str, value: float) -> None:
+    with open_writer(tmp_path / "a.h5", profile(dtype), frame_shape=(4, 5), dtype=dtype):
+        pass
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_equal(file["entry/data/data"].fillvalue, value)
+
+
 def test_a_boolean_reads_as_a_boolean(tmp_path: Path) -> None:
     with open_writer(tmp_path / "a.h5", profile("bool"), frame_shape=(4, 5), dtype=bool) as writer:
         writer.append(np.eye(4, 5, dtype=bool))

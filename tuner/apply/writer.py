@@ -20,6 +20,7 @@ from tuner.apply.plugin import ChunkEncoder, open_encoder
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.errors import CodecError, InputError, TunerError
 from tuner.profile import Profile
+from tuner.stack import convention
 
 #: What HDF5's index of chunks and a dataset's header may take in a flush.
 _INDEX_NBYTES = 1 << 16
@@ -94,6 +95,8 @@ class Writer:
     Frames collect in memory until a chunk is full. At most 2 * workers + 2 chunks wait to be encoded or written, beyond
     that `append` blocks: the memory used is that of as many chunks, and of one row of chunks being filled. The file is
     not locked, so that other processes may read it meanwhile; what they see when they open it is the last `flush`.
+    Beyond what `flush` acknowledged, a process killed in the middle of one may leave frames that cannot be read or that
+    read as invalid: NaN, the maximum of unsigned integers, -1 of int32; other dtypes have no such value, and get 0.
     (HDF5 lets the same process open it again only with ``locking=False`` too.)
     """
 
@@ -132,6 +135,7 @@ class Writer:
         self._submitted = 0
         self._filled = 0
         self._taken = 0
+        self._extent = 0
         self._stored = 0
         self._safe = 0
         self._closed = False
@@ -156,9 +160,9 @@ class Writer:
                 shape = (0, *self._frame_shape)
                 maxshape = (None, *self._frame_shape)
                 group = data_group(file, dataset)
-                self._dataset = create_dataset(
-                    group, dataset.split("/")[-1], shape, maxshape, self._chunk_shape, encoder
-                )
+                name = dataset.split("/")[-1]
+                fill = _absent(self._dtype)
+                self._dataset = create_dataset(group, name, shape, maxshape, self._chunk_shape, encoder, fill)
                 self._dataset.attrs["interpretation"] = "image" if len(self._frame_shape) == 2 else "spectrum"
                 stamp(self._dataset, profile)
                 add_detector(file, dataset, mask)
@@ -253,7 +257,7 @@ class Writer:
     def _submit(self, slab: NDArray[Any]) -> None:
         first = self._submitted * self._slab_shape[0]
         try:
-            self._dataset.resize(first + len(slab), axis=0)
+            self._extend(first + len(slab))
             for corner in corners(slab.shape, self._chunk_shape):
                 self._pipeline.put((first, *corner[1:]), slab, corner)
             # Counted last: interrupted before, the slab is put again, byte for byte the same.
@@ -261,6 +265,10 @@ class Writer:
             self._filled = 0
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
+
+    def _extend(self, frames: int) -> None:
+        self._dataset.id.set_extent((frames, *self._frame_shape))
+        self._extent = frames
 
     def _write(self, place: tuple[int, ...], chunk: bytes) -> None:
         descriptor = self._file.id.get_vfd_handle()
@@ -272,7 +280,7 @@ class Writer:
             os.ftruncate(descriptor, size)
             raise
         if place[1:] == self._last_tile:
-            self._stored = min(place[0] + self._slab_shape[0], self._dataset.shape[0])
+            self._stored = min(place[0] + self._slab_shape[0], self._extent)
 
     def _fail(self, error: BaseException) -> TunerError:
         """Close the file with the frames that are complete in it, and say which is the first that is not."""
@@ -284,7 +292,7 @@ class Writer:
             # The index of the chunks needs a little more; better known before HDF5 has written half of it.
             size = os.fstat(descriptor).st_size
             os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
-            self._dataset.resize(self._stored, axis=0)
+            self._extend(self._stored)
             self._file.flush()
             self._safe = self._stored
         except (OSError, RuntimeError):
@@ -321,3 +329,8 @@ def _check_mask(mask: ArrayLike, frame_shape: tuple[int, ...]) -> NDArray[np.boo
     if array.dtype != np.bool_ or array.shape != frame_shape:
         raise InputError(f"mask must be bool of shape {frame_shape}, got {array.dtype} of shape {array.shape}")
     return array
+
+
+def _absent(dtype: np.dtype[Any]) -> Any:
+    """What a pixel that was never written reads as: invalid, where a dtype has a value for that."""
+    return np.nan if dtype.kind == "f" else next(iter(convention(dtype)), 0)
