@@ -2,9 +2,9 @@
 
     python benchmarks/grid.py FILE... [--require "encode_mb_s >= 500"] [--budget 60s] [--output results/grid.md]
 
-Every configuration of the space is encoded, decoded and compared; those that may meet the requirement are timed alone, from the
-best ratio downwards, until none that is left can be better. Then the search runs with its budget, knowing nothing of
-it, and both winners are timed once more, in turn.
+Every configuration of the space is encoded, decoded and compared; those that may meet the requirement are timed alone,
+from the best ratio downwards, until none that is left can be better. Then the search runs with its budget, knowing
+nothing of it, and both winners are timed once more, in turn.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ def grid_best(meter: Meter, constraint: Constraint, run: int) -> tuple[Evaluatio
     pending = list(configs.values())
     hopeful: list[Evaluation] = []
     for at in range(0, len(pending), _BATCH):
-        for evaluation in meter.exact_many(pending[at : at + _BATCH], os.cpu_count() or 1, constraint.limit / 4):
-            if evaluation.failure is None and evaluation.metrics["encode_mb_s"] > constraint.limit / 2:
-                hopeful.append(evaluation)
+        evaluations = meter.exact_many(pending[at : at + _BATCH], os.cpu_count() or 1, constraint.limit / 4)
+        hopeful += [e for e in evaluations if e.metrics.get("encode_mb_s", 0.0) > constraint.limit / 2]
         print(f"\r{at + _BATCH} of {len(pending)} measured, {time.perf_counter() - start:.0f} s", end="", flush=True)
     print()
     hopeful.sort(key=lambda e: e.metrics["ratio"], reverse=True)
@@ -98,19 +97,25 @@ def main() -> None:
             assert final.config is not None
             pair.append(whole.with_timings(final, whole.resolve(final.config).chunks, encode, decode))
         share = pair[1].metrics["ratio"] / pair[0].metrics["ratio"]
-        rows += [
-            f"| {Path(path).name} | grid | {measured} ({timed} timed) | {seconds:.0f} s | {pair[0].metrics['ratio']:.4f} "
-            f"| {pair[0].metrics['encode_mb_s']:.0f} | {one_line(best.config)} | 100 % |",
-            f"| | search | {found.result.measured} | {found.result.seconds:.0f} s | {pair[1].metrics['ratio']:.4f} "
-            f"| {pair[1].metrics['encode_mb_s']:.0f} | {one_line(found.result.best.config)} | {share:.1%} |",
+        result = found.result
+        lines = [
+            (Path(path).name, "grid", f"{measured} ({timed} timed)", seconds, pair[0], "100 %"),
+            ("", "search", str(result.measured), result.seconds, pair[1], f"{share:.1%}"),
         ]
+        for data, by, count, took, final, part in lines:
+            assert final.config is not None
+            metrics = final.metrics
+            rows.append(
+                f"| {data} | {by} | {count} | {took:.0f} s | {metrics['ratio']:.4f} | {metrics['encode_mb_s']:.0f}"
+                f" | {one_line(final.config)} | {part} |"
+            )
     here, with_ = machine(), versions()
     text = "\n".join(
         [
             "# The search against the exhaustive grid",
             "",
-            f"`python benchmarks/grid.py {' '.join(Path(p).name for p in options.files)}`: most ratio of the portable space"
-            f" under `{options.require}` (the first quartile of the repeats must meet it). Ratio and speed are of both"
+            f"`python benchmarks/grid.py {' '.join(Path(p).name for p in options.files)}`: most ratio of the portable"
+            f" space under `{options.require}` (the first quartile of the repeats must meet it). Ratio and speed are of both"
             " winners measured again on the whole sample, timed in turn.",
             "",
             "| data | by | configurations | time | ratio | encode MB/s a core | configuration | of the grid's ratio |",
