@@ -24,10 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.codec import blosc2
 from tuner.apply.encode import cparams
 from tuner.config import CODECS, PLUGINS, Blosc2, Config
 from tuner.errors import CodecError
@@ -111,17 +111,26 @@ class PluginChild:
         """
         return self.timed_decode(frame, shape, dtype)[0]
 
-    def timed_encode(self, config: Config, chunk: NDArray[Any]) -> tuple[bytes, float]:
-        """`encode`, and the seconds that it took in the child, without those to load the codec or to send data."""
+    def timed_encode(self, config: Config, chunk: NDArray[Any], timeout_s: float = math.inf) -> tuple[bytes, float]:
+        """`encode`, and the seconds that it took in the child, without those to load the codec or to send data.
+
+        `timeout_s` may lower the limit for this call.
+        """
         request = {"blosc2": config.blosc2.to_dict(), "shape": chunk.shape, "dtype": chunk.dtype.str}
         # A view of bytes, as not every dtype has a buffer format.
         data = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
-        return self._call("encode", config.blosc2.codec, request, data)
+        return self._call("encode", config.blosc2.codec, request, data, timeout_s)
 
-    def timed_decode(self, frame: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
-        """`decode`, and the seconds that it took in the child, without those to load the codec or to send data."""
+    def timed_decode(
+        self, frame: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], timeout_s: float = math.inf
+    ) -> tuple[NDArray[Any], float]:
+        """`decode`, and the seconds that it took in the child, without those to load the codec or to send data.
+
+        `timeout_s` may lower the limit for this call.
+        """
         codec = frame_codec(frame)
-        data, seconds = self._call("decode", codec, {"shape": shape, "dtype": dtype.str}, memoryview(frame))
+        request = {"shape": shape, "dtype": dtype.str}
+        data, seconds = self._call("decode", codec, request, memoryview(frame), timeout_s)
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise CodecError(f"codec {codec} returned {len(data)} bytes for a chunk of shape {shape}, {dtype}")
         return np.frombuffer(bytearray(data), dtype).reshape(shape), seconds
@@ -131,15 +140,18 @@ class PluginChild:
         with self._lock:
             self._stop()
 
-    def _call(self, operation: str, codec: str, request: Mapping[str, Any], data: memoryview) -> tuple[bytes, float]:
+    def _call(
+        self, operation: str, codec: str, request: Mapping[str, Any], data: memoryview, timeout_s: float
+    ) -> tuple[bytes, float]:
+        timeout_s = min(timeout_s, self.timeout_s)
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
             try:
-                head, answer = self._exchange({"operation": operation, "codec": codec, **request}, data)
+                head, answer = self._exchange({"operation": operation, "codec": codec, **request}, data, timeout_s)
             except TimeoutError:
                 self._stop()
-                raise CodecError(f"codec {codec} took more than {self.timeout_s:g} s to {operation}") from None
+                raise CodecError(f"codec {codec} took more than {timeout_s:g} s to {operation}") from None
             except (EOFError, OSError, ValueError):
                 raise CodecError(f"codec {codec} {_how_it_ended(self._stop())}") from None
             except BaseException:  # An interrupted call must not leave its answer to the next.
@@ -149,11 +161,11 @@ class PluginChild:
             raise CodecError(f"codec {codec} cannot {operation}: {head['error']}")
         return answer, float(head["seconds"])
 
-    def _exchange(self, request: Mapping[str, Any], data: memoryview) -> tuple[dict[str, Any], bytes]:
+    def _exchange(self, request: Mapping[str, Any], data: memoryview, timeout_s: float) -> tuple[dict[str, Any], bytes]:
         assert self._connection is not None
         self._connection.send_bytes(json.dumps(request).encode())
         self._connection.send_bytes(data)
-        if not self._connection.poll(self.timeout_s):
+        if not self._connection.poll(timeout_s):
             raise TimeoutError
         return json.loads(self._connection.recv_bytes()), self._connection.recv_bytes()
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.codec import blosc2
 from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
 from tuner.errors import CodecError, InputError
-
-# python-blosc2 is imported where it is used: it takes 0.15 s, and loads httpx, which loads rich where that is there.
 
 #: Identifier of the HDF5 filter that decodes a Blosc2 frame.
 HDF5_FILTER = 32026
@@ -28,8 +28,6 @@ _INT64 = struct.Struct(">q")
 
 def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
     """python-blosc2's compression parameters of a resolved configuration."""
-    import blosc2
-
     filters = [blosc2.Filter(FILTERS[name]) for name in blosc2_config.filters]
     return {
         "codec": blosc2.Codec(CODECS[blosc2_config.codec]),
@@ -43,6 +41,16 @@ def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
         "filters_meta": [0, 0],
         "nthreads": nthreads,
     }
+
+
+def filter_values(config: Blosc2, nbytes: int) -> tuple[int, ...]:
+    """What the HDF5 filter is declared with for chunks of `nbytes` bytes.
+
+    Format revision, block size, typesize, bytes of a chunk, level, filter, codec. It is informative: each frame
+    describes itself.
+    """
+    last = FILTERS[config.filters[-1]] if config.filters else 0
+    return (1, config.blocksize, config.typesize, nbytes, config.clevel, last, CODECS[config.codec])
 
 
 class Encoder:
@@ -66,10 +74,6 @@ class Encoder:
     """
 
     def __init__(self, config: Blosc2, chunk_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        import blosc2
-
-        # Without it python-blosc2 holds the GIL while it compresses, and no writer's threads run side by side.
-        blosc2.set_releasegil(True)
         if config.codec in PLUGINS:
             raise CodecError(f"codec {config.codec} must run in a child process, as it may abort this one")
         self.config = config
@@ -91,19 +95,11 @@ class Encoder:
 
     @property
     def filter_values(self) -> tuple[int, ...]:
-        """What the HDF5 filter is declared with.
-
-        Format revision, block size, typesize, bytes of a chunk, level, filter, codec. It is informative: each frame
-        describes itself.
-        """
-        config = self.config
-        last = FILTERS[config.filters[-1]] if config.filters else 0
-        return (1, config.blocksize, config.typesize, self.nbytes, config.clevel, last, CODECS[config.codec])
+        """What the HDF5 filter is declared with."""
+        return filter_values(self.config, self.nbytes)
 
     def compress(self, chunk: NDArray[Any]) -> bytes:
         """The Blosc2 chunk of a C-contiguous array of `chunk_shape` and `dtype`."""
-        import blosc2
-
         try:
             compressed: bytes = blosc2.compress2(chunk, **self._cparams)
         except (RuntimeError, ValueError) as error:
@@ -126,8 +122,6 @@ class Encoder:
         CodecError
             Where the bytes do not decode.
         """
-        import blosc2
-
         (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
         if out is None:
             out = np.empty(self.chunk_shape, self.dtype)
@@ -136,6 +130,18 @@ class Encoder:
         except (RuntimeError, ValueError) as error:
             raise CodecError(f"{self.config}: c-blosc2 cannot decompress: {error}") from None
         return out
+
+    def timed_encode(self, chunk: NDArray[Any]) -> tuple[bytes, float]:
+        """`encode`, and the seconds that it took."""
+        start = time.perf_counter()
+        frame = self.encode(chunk)
+        return frame, time.perf_counter() - start
+
+    def timed_decode(self, frame: bytes, out: NDArray[Any]) -> float:
+        """`decode` into `out`; the seconds that it took."""
+        start = time.perf_counter()
+        self.decode(frame, out)
+        return time.perf_counter() - start
 
     def close(self) -> None:
         """Nothing to let go of; the encoder of a plug-in has a process."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.encode import Encoder
+from tuner.apply.child import PluginChild, frame_codec, probe
+from tuner.apply.encode import Encoder, filter_values
 from tuner.config import PLUGINS, Blosc2, Config
 from tuner.errors import CodecError, InputError
 
@@ -27,57 +31,147 @@ class ChunkEncoder(Protocol):
         """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`."""
         ...
 
+    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The chunk that `encode` made a frame of, into `out` if given."""
+        ...
+
     def close(self) -> None:
         """Let go of a process that it may have."""
         ...
 
 
 def open_encoder(config: Config, fallback: Blosc2, dtype: np.dtype[Any]) -> ChunkEncoder:
-    """The encoder of a resolved configuration.
+    """The encoder of a resolved configuration, for writing.
 
     Raises
     ------
     InputError
         Where the codec is a plug-in that does not work here.
     """
-    if config.blosc2.codec not in PLUGINS:
+    codec = config.blosc2.codec
+    if codec not in PLUGINS:
         return Encoder(config.blosc2, config.chunks, dtype)
-    return PluginEncoder(config, fallback, dtype)
+    if reason := _why_not(codec):
+        raise InputError(f"codec {codec} must work here: {reason}")
+    if fallback.codec in PLUGINS:
+        fallback = Blosc2()
+    resolved = Config(config.chunks, fallback).resolve(config.chunks[1:], dtype)
+    return FallbackEncoder(PluginEncoder(config, dtype, PluginChild()), Encoder(resolved.blosc2, config.chunks, dtype))
+
+
+_why_not = cache(probe)
 
 
 class PluginEncoder:
-    """Encodes in a child process, one chunk at a time; what the plug-in refuses or fails on is left to `fallback`.
+    """Encodes in a child process, one chunk at a time; safe to share between threads.
 
-    Every frame describes itself, so readers do not notice the change.
+    Parameters
+    ----------
+    config : Config
+        Resolved.
+    dtype : numpy.dtype
+    child : PluginChild
+    timeout_s : float
+        What a call may take, in seconds, if that is less than the child's own limit.
     """
 
-    def __init__(self, config: Config, fallback: Blosc2, dtype: np.dtype[Any]) -> None:
-        from tuner.apply.child import PluginChild, probe
-
-        why_not = probe(config.blosc2.codec)
-        if why_not is not None:
-            raise InputError(f"codec {config.blosc2.codec} must work here: {why_not}")
-        if fallback.codec in PLUGINS:
-            fallback = Blosc2()
-        resolved = Config(config.chunks, fallback).resolve(config.chunks[1:], dtype)
-        self._fallback = Encoder(resolved.blosc2, config.chunks, dtype)
-        self._config = config
-        self._child = PluginChild()
+    def __init__(self, config: Config, dtype: np.dtype[Any], child: PluginChild, timeout_s: float = math.inf) -> None:
+        self.config = config
         self.chunk_shape = config.chunks
         self.dtype = dtype
+        self._child = child
+        self._timeout_s = timeout_s
 
     @property
     def filter_values(self) -> tuple[int, ...]:
-        """What the HDF5 filter is declared with: the fallback, which every build of the filter knows."""
-        return self._fallback.filter_values
+        """What the HDF5 filter is declared with."""
+        return filter_values(self.config.blosc2, math.prod(self.chunk_shape) * self.dtype.itemsize)
 
     def encode(self, chunk: NDArray[Any]) -> bytes:
-        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`."""
-        try:
-            return self._child.encode(self._config, chunk)
-        except CodecError:
-            return self._fallback.encode(chunk)
+        """The Blosc2 frame of an array of `chunk_shape` and `dtype`.
+
+        Raises
+        ------
+        CodecError
+            Where the plug-in refuses the chunk, crashes, or exceeds a limit.
+        """
+        return self.timed_encode(chunk)[0]
+
+    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The chunk that a frame holds, into `out` if given. That it is the one encoded is for the caller to compare.
+
+        Raises
+        ------
+        CodecError
+            Where the frame does not decode to `chunk_shape` and `dtype`, the plug-in crashes, or exceeds a limit.
+        """
+        out = np.empty(self.chunk_shape, self.dtype) if out is None else out
+        self.timed_decode(frame, out)
+        return out
+
+    def timed_encode(self, chunk: NDArray[Any]) -> tuple[bytes, float]:
+        """`encode`, and the seconds that it took in the child."""
+        return self._child.timed_encode(self.config, chunk, self._timeout_s)
+
+    def timed_decode(self, frame: bytes, out: NDArray[Any]) -> float:
+        """`decode` into `out`; the seconds that it took in the child."""
+        out[...], seconds = self._child.timed_decode(frame, self.chunk_shape, self.dtype, self._timeout_s)
+        return seconds
 
     def close(self) -> None:
         """End the child."""
         self._child.close()
+
+
+class FallbackEncoder:
+    """Encodes with a plug-in what that returns as it was, and the rest with a codec of c-blosc2 itself.
+
+    Every frame describes itself, so readers do not notice the change. Safe to share between threads.
+    """
+
+    def __init__(self, plugin: PluginEncoder, fallback: Encoder) -> None:
+        self.chunk_shape = plugin.chunk_shape
+        self.dtype = plugin.dtype
+        self.fallbacks = 0
+        """Chunks that the fallback encoded."""
+        self._plugin = plugin
+        self._fallback = fallback
+        self._lock = threading.Lock()
+
+    @property
+    def filter_values(self) -> tuple[int, ...]:
+        """What the HDF5 filter is declared with: the plug-in."""
+        return self._plugin.filter_values
+
+    def encode(self, chunk: NDArray[Any]) -> bytes:
+        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`; a plug-in's is decoded and compared.
+
+        Raises
+        ------
+        CodecError
+            Where the fallback fails too.
+        """
+        try:
+            frame = self._plugin.encode(chunk)
+            if self._plugin.decode(frame).tobytes() == chunk.tobytes():
+                return frame
+        except CodecError:
+            pass
+        with self._lock:
+            self.fallbacks += 1
+        return self._fallback.encode(chunk)
+
+    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The chunk that `encode` made a frame of, into `out` if given.
+
+        Raises
+        ------
+        CodecError
+            Where the bytes do not decode.
+        """
+        encoder = self._plugin if frame_codec(frame) in PLUGINS else self._fallback
+        return encoder.decode(frame, out)
+
+    def close(self) -> None:
+        """End the child."""
+        self._plugin.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.checksum import CHECKSUM_NBYTES
+from tuner.apply.child import PluginChild
 from tuner.apply.cut import cut
 from tuner.apply.encode import Encoder
-from tuner.config import Config
+from tuner.apply.plugin import PluginEncoder
+from tuner.config import PLUGINS, Config
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation
 from tuner.measure.timing import Reference, Timing, clocked, last_level_cache, machine, timed, versions
@@ -23,6 +25,10 @@ from tuner.read.sampling import Sample
 
 #: Repeats of a timing while searching, and of a finalist's.
 SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
+
+#: The one process in which every plug-in is measured; the first of them starts it.
+PLUGIN_CHILD = PluginChild()
+atexit.register(PLUGIN_CHILD.close)
 
 
 class Meter:
@@ -60,26 +66,26 @@ class Meter:
         least_mb_s : float
             Stop once encoding turns out slower than this; the ratio is then of the chunks that were seen.
         most_seconds : float
-            Fail where encoding the sample would take longer than this, as the first MiB of it tells.
+            Fail where encoding the sample would take longer than this, as the first MiB of it tells; a plug-in is
+            stopped.
         """
         try:
             resolved = self.resolve(config)
-            encoder = Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+            encoder = self._encoder(resolved, most_seconds)
             decoded = np.empty(resolved.chunks, self.sample.dtype)
             self._check_duration(resolved, most_seconds)
             pixels = stored = 0
             encoding = decoding = 0.0
             for useful, chunk in self._cut(resolved.chunks):
-                start = time.perf_counter()
-                frame = encoder.encode(chunk)
-                middle = time.perf_counter()
-                encoder.decode(frame, decoded)
-                encoding += middle - start
-                decoding += time.perf_counter() - middle
+                frame, seconds = encoder.timed_encode(chunk)
+                encoding += seconds
+                decoding += encoder.timed_decode(frame, decoded)
                 if not same_bytes(chunk, decoded):
                     raise CodecError("does not decode to the same pixels")
                 pixels += useful
                 stored += len(frame) + CHECKSUM_NBYTES
+                if encoding > most_seconds:
+                    raise CodecError(f"takes more than {most_seconds:.1f} s for the sample, its share of the budget")
                 if encoding > 0.02 and pixels / encoding < least_mb_s * 1e6:
                     break
         except (CodecError, InputError) as error:
@@ -92,31 +98,43 @@ class Meter:
     def exact_many(
         self, configs: Sequence[Config], jobs: int, least_mb_s: float = 0.0, most_seconds: float = math.inf
     ) -> list[Evaluation]:
-        """`exact` of several configurations, `jobs` at a time; c-blosc2 lets other threads run meanwhile."""
-        parallel = joblib.Parallel(n_jobs=min(jobs, len(configs)) or 1, prefer="threads")
-        evaluations: list[Evaluation] = parallel(
-            joblib.delayed(self.exact)(config, least_mb_s, most_seconds) for config in configs
-        )
-        return evaluations
+        """`exact` of several configurations, `jobs` at a time; c-blosc2 lets other threads run meanwhile.
+
+        Plug-ins take their turn afterwards: there is one process for them.
+        """
+        ours = [config for config in configs if config.blosc2.codec not in PLUGINS]
+        parallel = joblib.Parallel(n_jobs=min(jobs, len(ours)) or 1, prefer="threads")
+        measured = parallel(joblib.delayed(self.exact)(config, least_mb_s, most_seconds) for config in ours)
+        evaluations = dict(zip(ours, measured, strict=True))
+        return [
+            evaluations[config] if config in evaluations else self.exact(config, least_mb_s, most_seconds)
+            for config in configs
+        ]
 
     def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
         """How fast an evaluated configuration encodes and decodes, on buffers that exceed the last-level cache.
 
         Nothing else of ours may run meanwhile.
+
+        Raises
+        ------
+        CodecError
+            Where a plug-in fails on what it did before.
         """
         assert evaluation.config is not None
         resolved = self.resolve(evaluation.config)
-        encoder = Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+        encoder = self._encoder(resolved)
         chunks = self._buffers(resolved.chunks)
         nbytes = self._useful_nbytes(resolved.chunks)
         frames: dict[int, bytes] = {}
 
-        def encode_at(index: int) -> None:
-            frames[index] = encoder.encode(chunks[index])
+        def encode_at(index: int) -> float:
+            frames[index], seconds = encoder.timed_encode(chunks[index])
+            return seconds
 
-        encode = timed(clocked(encode_at), range(len(chunks)), nbytes, self.reference, windows=windows)
+        encode = timed(encode_at, range(len(chunks)), nbytes, self.reference, windows=windows)
         items = list(zip(frames.values(), self._targets(resolved.chunks, len(frames)), strict=True))
-        decode = timed(clocked(lambda item: encoder.decode(*item)), items, nbytes, self.reference, windows=windows)
+        decode = timed(lambda item: encoder.timed_decode(*item), items, nbytes, self.reference, windows=windows)
         return encode, decode
 
     def with_timings(
@@ -140,10 +158,13 @@ class Meter:
         return nbytes / 1e6 / evaluation.metrics["encode_mb_s"] > 0.1
 
     def timed(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> Evaluation:
-        """The same evaluation with its speeds taken alone; a failure stays as it is."""
+        """The same evaluation with its speeds taken alone; a failure stays as it is, or is one of a plug-in."""
         if evaluation.failure is not None or evaluation.config is None:
             return evaluation
-        encode, decode = self.clock(evaluation, windows)
+        try:
+            encode, decode = self.clock(evaluation, windows)
+        except CodecError as error:
+            return Evaluation(evaluation.config, failure=str(error))
         return self.with_timings(evaluation, self.resolve(evaluation.config).chunks, encode, decode)
 
     def signed(self, evaluation: Evaluation, **origin: Any) -> Evaluation:
@@ -160,11 +181,19 @@ class Meter:
             },
         )
 
+    def _encoder(self, resolved: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder:
+        if resolved.blosc2.codec in PLUGINS:
+            return PluginEncoder(resolved, self.sample.dtype, PLUGIN_CHILD, timeout_s)
+        return Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+
     def _check_duration(self, resolved: Config, most_seconds: float) -> None:
-        """Raise CodecError where encoding the sample would take too long; a chunk cannot be stopped half-way."""
+        """Raise CodecError where encoding the sample would take too long.
+
+        A chunk cannot be stopped half-way, but for those of a plug-in.
+        """
         start = self.sample.runs[0].frames.reshape(-1)[: (1 << 20) // self.sample.dtype.itemsize]
         nbytes = math.prod(resolved.chunks) * self.sample.dtype.itemsize
-        if math.isinf(most_seconds) or nbytes < 4 * start.nbytes:
+        if math.isinf(most_seconds) or nbytes < 4 * start.nbytes or resolved.blosc2.codec in PLUGINS:
             return
         blosc2 = replace(resolved.blosc2, blocksize=min(resolved.blosc2.blocksize, start.nbytes))
         seconds = clocked(Encoder(blosc2, start.shape, start.dtype).encode)(start)

@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import blosc2
 import h5py
 import hdf5plugin
 import numpy as np
 
 import tuner
+from tuner.apply.codec import blosc2
 from tuner.apply.encode import Encoder
 from tuner.config import Blosc2
 
