@@ -102,7 +102,7 @@ def test_the_step_divides_all_values_and_no_greater_one_does(
 
 @given(hnp.arrays(hnp.integer_dtypes(endianness="=") | hnp.unsigned_integer_dtypes(endianness="="), st.integers(1, 40)))
 def test_the_step_of_integers_is_their_greatest_common_divisor(values: NDArray[Any]) -> None:
-    assert common_step(values) == math.gcd(*map(int, values))
+    assert common_step(values) == float(math.gcd(*map(int, values)))
 
 
 def test_measured_floats_have_no_step() -> None:

@@ -16,6 +16,9 @@ from tuner.stack import Kind, Stack
 #: Pixels that one estimate looks at, at most; more would not make it more certain.
 _PIXELS = 4 << 20
 
+#: Pixels that are worked on at once, as the arithmetic takes many times their memory.
+_PART = 1 << 20
+
 #: Extent of the tiles over which a variance is averaged, along each axis of an image, and of a spectrum.
 _TILE = {1: 64, 2: 16}
 
@@ -67,7 +70,8 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
         for noise in (_from_calibration(stack), _from_repeats(stack, runs), _from_neighbours(stack, runs))
         if noise is not None
     ]
-    values = np.concatenate([_some(run)[stack.valid(_some(run))] for run in runs]) if runs else np.empty(0)
+    values = np.concatenate([band[valid] for run in runs for band, valid in _bands(stack, run)] or [np.empty(0)])
+    values = values[:: max(1, values.size // _PART)]
     estimates.sort(key=lambda noise: float(noise.variance(values).mean()) if values.size else 0.0)
     if stack.photon_counting:
         estimates.insert(0, Noise(1.0, 0.0, 0.0, "photon counter, as the file declares"))
@@ -98,7 +102,7 @@ def entropy_bound(noise: Noise, frames: NDArray[Any], valid: NDArray[np.bool_], 
     2.98
     """
     values = frames[valid]
-    bits = float(_entropy(noise, values, step).sum()) if values.size else 0.0
+    bits = sum(float(_entropy(noise, part, step).sum()) for part in np.split(values, range(_PART, values.size, _PART)))
     return frames.nbytes * 8 / bits if bits > 0 else math.inf
 
 
@@ -204,16 +208,11 @@ def _from_neighbours(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None
     return _fit(*_join(points), "differences of neighbouring pixels") if points else None
 
 
-def _some(run: NDArray[Any]) -> NDArray[Any]:
-    """The first frames of a run, two at least where it has them."""
-    return run[: max(2, _PIXELS // math.prod(run.shape[1:]))]
-
-
 def _bands(stack: Stack, run: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
-    """The first frames of a run with what is valid in them, in bands of rows: arithmetic takes many times more."""
-    frames = _some(run)
+    """The first frames of a run, two at least where it has them, in bands of rows; and what is valid in them."""
+    frames = run[: max(2, _PIXELS // math.prod(run.shape[1:]))]
     valid = stack.valid(frames)
-    rows = max(_PIXELS // 4 // (frames[:, 0].size * _TILE[2]), 1) * _TILE[2] if frames.ndim > 2 else frames.shape[1]
+    rows = max(_PART // (frames[:, 0].size * _TILE[2]), 1) * _TILE[2] if frames.ndim > 2 else frames.shape[1]
     for start in range(0, frames.shape[1], rows):
         yield frames[:, start : start + rows], valid[:, start : start + rows]
 

@@ -20,6 +20,9 @@ _MOST_STEPS = {2: 2.0**10, 4: 2.0**23, 8: 2.0**32}
 #: Codes of which a histogram is made, at most.
 _MOST_CODES = 1 << 20
 
+#: Values that are counted at once.
+_PART = 1 << 20
+
 #: A code is missing if so many neighbours on either side occur that often on average, and it does not.
 _NEIGHBOURS, _EXPECTED = 7, 16
 
@@ -85,19 +88,12 @@ def repeat_fraction(pixels: Pixels) -> float:
 
 def masked_fraction(pixels: Pixels) -> float:
     """Share of pixels that count neither as values nor as saturated."""
-    size = pixels.frames.size
-    return 1 - np.count_nonzero(pixels.valid) / size - saturated_fraction(pixels) if size else 0.0
+    return _share(~pixels.valid & ~_saturated(pixels))
 
 
 def saturated_fraction(pixels: Pixels) -> float:
-    """Share of pixels at or above the saturation that were not counted; infinity is not one of them."""
-    if pixels.saturation is None or not pixels.frames.size:
-        return 0.0
-    saturated = pixels.frames >= np.float64(pixels.saturation)
-    saturated &= ~pixels.valid
-    if pixels.frames.dtype.kind == "f":
-        saturated &= np.isfinite(pixels.frames)
-    return np.count_nonzero(saturated) / pixels.frames.size
+    """Share of pixels at or above the saturation that are not valid; infinity is not one of them."""
+    return _share(_saturated(pixels))
 
 
 def minimum(pixels: Pixels) -> float:
@@ -151,11 +147,11 @@ def missing_codes(pixels: Pixels) -> float:
     above = _above_minimum(pixels.values)
     # Long tails of single bright pixels are sparse by nature, and where codes are dense there are many of them.
     dense = above[above < _MOST_CODES * pixels.step]
-    if dense.dtype.kind == "f":
-        codes = np.rint(dense / pixels.step).astype(np.intp)
-    else:
-        codes = dense.astype(np.intp) // int(pixels.step) if pixels.step > 1 else dense.astype(np.intp)
-    counts = np.bincount(codes)
+    if not dense.size:
+        return 0.0
+    counts = _histogram(
+        dense if pixels.step == 1 else np.rint(dense / pixels.step), int(dense.max() / pixels.step + 1.5)
+    )
     if len(counts) <= 2 * _NEIGHBOURS:
         return 0.0
     sums = np.cumsum(np.concatenate(([0], counts)))
@@ -228,6 +224,17 @@ def common_step(values: NDArray[Any]) -> float:
         return unit * _gcd(scaled.astype(np.int64)) if np.abs(scaled).max() < most else 0.0
 
 
+def _saturated(pixels: Pixels) -> NDArray[np.bool_]:
+    if pixels.saturation is None:
+        return np.zeros(pixels.frames.shape, np.bool_)
+    saturated: NDArray[np.bool_] = (pixels.frames >= np.float64(pixels.saturation)) & ~pixels.valid
+    return saturated & np.isfinite(pixels.frames) if pixels.frames.dtype.kind == "f" else saturated
+
+
+def _share(where: NDArray[np.bool_]) -> float:
+    return np.count_nonzero(where) / where.size if where.size else 0.0
+
+
 def _lowest_bit(values: NDArray[Any]) -> float:
     """The weight of the lowest bit set in the mantissa of any of the values, none of which is 0."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
@@ -237,15 +244,16 @@ def _lowest_bit(values: NDArray[Any]) -> float:
 
 
 def _gcd(values: NDArray[Any]) -> int:
-    """Greatest common divisor, given up once it is 1."""
-    divisor = 0
-    for part in np.array_split(values, -(-values.size // 4096)):
+    """Greatest common divisor of integers other than 0, given up once it is 1."""
+    divisor = np.uint64(0)
+    for part in np.split(values, range(4096, values.size, _PART)):
         # The least int64 has no absolute value there; in uint64 it has.
-        magnitudes = np.unique(np.abs(part.astype(np.int64)).view(np.uint64) if part.dtype.kind == "i" else part)
-        divisor = int(np.gcd.reduce(magnitudes.astype(np.uint64), initial=np.uint64(divisor)))
+        part = np.abs(part.astype(np.int64)).view(np.uint64) if part.dtype.kind == "i" else part.astype(np.uint64)
+        if divisor == 0 or (part % divisor).any():
+            divisor = np.gcd.reduce(part, initial=divisor)
         if divisor == 1:
             break
-    return divisor
+    return int(divisor)
 
 
 def _above_minimum(values: NDArray[Any]) -> NDArray[Any]:
@@ -262,7 +270,15 @@ def _byte_entropy(values: NDArray[Any]) -> float:
     if not values.size:
         return 0.0
     planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize)
-    return sum(_entropy(np.bincount(plane, minlength=256)) for plane in planes.T) / planes.shape[1]
+    return sum(_entropy(_histogram(plane, 256)) for plane in planes.T) / planes.shape[1]
+
+
+def _histogram(codes: NDArray[Any], length: int) -> NDArray[np.intp]:
+    """How often each whole number from 0 occurs; part by part, as numpy makes eight bytes of each."""
+    counts = np.zeros(length, np.intp)
+    for part in np.split(codes, range(_PART, codes.size, _PART)):
+        counts += np.bincount(part.astype(np.intp, copy=False), minlength=length)
+    return counts
 
 
 def _entropy(counts: NDArray[np.intp]) -> float:

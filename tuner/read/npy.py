@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class _Mapped:
     """Frames of an array in mapped memory."""
 
     def __init__(self, array: NDArray[Any], dtype: np.dtype[Any], ndim: int) -> None:
-        self._array: NDArray[Any] | None = array
+        self._array: Any = array
         self._dtype = dtype
         self._lead, self._frame_shape = array.shape[: array.ndim - ndim], array.shape[array.ndim - ndim :]
 
@@ -66,6 +67,8 @@ class _Mapped:
         out = np.empty((stop - start, *self._frame_shape), self._dtype)
         for number in range(start, stop):
             out[number - start] = self._array[np.unravel_index(number, self._lead)] if self._lead else self._array
+        # Else what was read would count as this process's memory until the machine is short of it.
+        self._array._mmap.madvise(mmap.MADV_DONTNEED)
         return out
 
     def stored_bytes(self) -> None:

@@ -99,7 +99,7 @@ def _nan_fraction(frames: NDArray[Any]) -> float:
 
 
 def _always_zero(frames: NDArray[Any], valid: NDArray[np.bool_]) -> float:
-    """Share of a frame's pixels that are valid and 0 in all of several frames: gaps that no value marks, or no light."""
+    """Share of a frame's pixels that are valid and 0 in all of several frames: unmarked gaps, or no light."""
     return np.count_nonzero(((frames == 0) & valid).all(axis=0)) / frames[0].size if len(frames) > 1 else 0.0
 
 
