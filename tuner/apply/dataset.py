@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from tuner.apply.encode import HDF5_FILTER
-from tuner.apply.plugin import ChunkEncoder
+from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
 from tuner.profile import Profile
 
 
@@ -52,3 +52,9 @@ def stamp(dataset: h5py.Dataset, profile: Profile) -> None:
     dataset.attrs["tuner_digest"] = profile.digest
     dataset.attrs["tuner_config"] = json.dumps(profile.config.to_dict())
     dataset.attrs["tuner_version"] = version("tuner")
+
+
+def stamp_fallbacks(dataset: h5py.Dataset, encoder: ChunkEncoder) -> None:
+    """Say on the dataset in how many chunks a plug-in gave way to the profile's fallback."""
+    if isinstance(encoder, FallbackEncoder):
+        dataset.attrs.modify("tuner_fallback_chunks", np.int64(encoder.fallbacks))

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tuner.apply.child import plugin_environment
 from tuner.apply.cut import Slab, slabs
 from tuner.config import chunk_grid
 from tuner.errors import InputError, VerificationError
@@ -97,8 +98,6 @@ class _Reader:
     """The foreign process; its death while it reads is a failure of what was written."""
 
     def __init__(self, path: str, dataset: str | None) -> None:
-        from tuner.apply.child import plugin_environment
-
         self.path = path
         # Isolated: neither our package nor the user's own is on its path.
         self.process = subprocess.Popen(

@@ -40,8 +40,20 @@ class ChunkEncoder(Protocol):
         ...
 
 
-def open_encoder(config: Config, fallback: Blosc2, dtype: np.dtype[Any]) -> ChunkEncoder:
+def open_encoder(
+    config: Config, fallback: Blosc2, dtype: np.dtype[Any], chunk_shape: tuple[int, ...] = ()
+) -> ChunkEncoder:
     """The encoder of a resolved configuration, for writing.
+
+    Parameters
+    ----------
+    config : Config
+        Resolved.
+    fallback : Blosc2
+        For what a plug-in fails on.
+    dtype : numpy.dtype
+    chunk_shape : tuple of int, optional
+        That of the dataset, if it has other axes than `config`.
 
     Raises
     ------
@@ -56,7 +68,8 @@ def open_encoder(config: Config, fallback: Blosc2, dtype: np.dtype[Any]) -> Chun
     if fallback.codec in PLUGINS:
         fallback = Blosc2()
     resolved = Config(config.chunks, fallback).resolve(config.chunks[1:], dtype)
-    return FallbackEncoder(PluginEncoder(config, dtype, PluginChild()), Encoder(resolved.blosc2, config.chunks, dtype))
+    plugin = PluginEncoder(config, dtype, PluginChild(), shape=chunk_shape)
+    return FallbackEncoder(plugin, Encoder(resolved.blosc2, config.chunks, dtype))
 
 
 _why_not = cache(probe)
@@ -73,14 +86,24 @@ class PluginEncoder:
     child : PluginChild
     timeout_s : float
         What a call may take, in seconds, if that is less than the child's own limit.
+    shape : tuple of int, optional
+        The frame's, if not `chunk_shape`: the HDF5 filter refuses a frame whose axes are not those of the dataset.
     """
 
-    def __init__(self, config: Config, dtype: np.dtype[Any], child: PluginChild, timeout_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dtype: np.dtype[Any],
+        child: PluginChild,
+        timeout_s: float = math.inf,
+        shape: tuple[int, ...] = (),
+    ) -> None:
         self.config = config
         self.chunk_shape = config.chunks
         self.dtype = dtype
         self._child = child
         self._timeout_s = timeout_s
+        self._shape = shape or config.chunks
 
     @property
     def filter_values(self) -> tuple[int, ...]:
@@ -111,11 +134,12 @@ class PluginEncoder:
 
     def timed_encode(self, chunk: NDArray[Any]) -> tuple[bytes, float]:
         """`encode`, and the seconds that it took in the child."""
-        return self._child.timed_encode(self.config, chunk, self._timeout_s)
+        return self._child.timed_encode(self.config, chunk.reshape(self._shape), self._timeout_s)
 
     def timed_decode(self, frame: bytes, out: NDArray[Any]) -> float:
         """`decode` into `out`; the seconds that it took in the child."""
-        out[...], seconds = self._child.timed_decode(frame, self.chunk_shape, self.dtype, self._timeout_s)
+        chunk, seconds = self._child.timed_decode(frame, self._shape, self.dtype, self._timeout_s)
+        out[...] = chunk.reshape(self.chunk_shape)
         return seconds
 
     def close(self) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from tuner.apply.cut import corners, slabs
-from tuner.apply.dataset import create_dataset, stamp
+from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
 from tuner.apply.plugin import open_encoder
@@ -22,7 +22,7 @@ from tuner.config import Config, chunk_grid
 from tuner.errors import InputError, TunerError
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
-from tuner.read.storage import open_file
+from tuner.read.storage import open_file, physical
 from tuner.stack import Stack
 
 
@@ -74,9 +74,8 @@ def repack(
     plans = []
     for stack, target in zip(stacks, targets, strict=True):
         profile.match.check(stack.dtype, stack.frame_shape, stack.name)
-        for path in (*source_paths, stack.name):
-            if target.exists() and Path(path).exists() and target.samefile(path):
-                raise InputError(f"{target}: is the input; it must be another file")
+        if target.exists() and any(path.exists() and target.samefile(path) for path in _inputs(stack, source_paths)):
+            raise InputError(f"{target}: is an input; it must be another file")
         check_target(target, overwrite)
         plans.append(_Plan(profile, stack))
     place = check_dataset_path(dataset or "/entry/data/data")
@@ -102,6 +101,16 @@ def _targets(stacks: Sequence[Stack], source_paths: Sequence[str | os.PathLike[s
     return targets
 
 
+def _inputs(stack: Stack, source_paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Files that a stack may be read from: named, in a named folder or glob, or where links of an HDF5 file lead."""
+    for path in map(Path, source_paths):
+        yield path
+        yield from path.iterdir() if path.is_dir() else path.parent.glob(path.name)
+    if isinstance(stack.source, Hdf5Source):
+        with open_file(stack.source.path) as file:
+            yield from (Path(node.file.filename) for name in stack.source.datasets for node in physical(file[name]))
+
+
 class _Plan:
     """How one stack is stored: its configuration with nothing left open, and the chunks of its dataset."""
 
@@ -115,7 +124,7 @@ class _Plan:
         frames = math.prod(self.lead_chunk)
         # The same bytes as the dataset's chunk, with its leading axes as one.
         config = Config((frames, *config.chunks[1:]), profile.config.blosc2).resolve(stack.frame_shape, stack.dtype)
-        self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype)
+        self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype, self.chunks)
 
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
         dataset = create_dataset(group, name, self.stack.shape, maxshape, self.chunks, self.encoder, fill)
@@ -135,6 +144,7 @@ class _Plan:
                 for corner in corners(frames.shape, self.encoder.chunk_shape):
                     pipeline.put((*slab.corner, *corner[1:]), frames, corner)
             pipeline.drain()
+            stamp_fallbacks(dataset, self.encoder)
         finally:
             pipeline.close()
 

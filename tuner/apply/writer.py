@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tuner.apply.cut import corners
-from tuner.apply.dataset import create_dataset, stamp
+from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
 from tuner.apply.plugin import ChunkEncoder, open_encoder
@@ -123,7 +123,7 @@ class Writer:
         invalid = None if mask is None else _check_mask(mask, frame_shape)
         dataset = check_dataset_path(dataset)
         check_target(self.path, overwrite=mode == "w")
-        encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)
+        self._encoder = encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)
 
         self._chunk_shape = config.chunks
         self._slab_shape = (config.chunks[0], *frame_shape)
@@ -165,6 +165,7 @@ class Writer:
                 self._dataset = create_dataset(group, name, shape, maxshape, self._chunk_shape, encoder, fill)
                 self._dataset.attrs["interpretation"] = "image" if len(self._frame_shape) == 2 else "spectrum"
                 stamp(self._dataset, profile)
+                stamp_fallbacks(self._dataset, encoder)
                 add_detector(file, dataset, mask)
                 file.flush()
                 publish(temporary, self.path, overwrite=mode == "w")
@@ -222,6 +223,7 @@ class Writer:
         try:
             self._pipeline.drain()
             self._check_present()
+            stamp_fallbacks(self._dataset, self._encoder)
             self._file.flush()
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
@@ -293,6 +295,7 @@ class Writer:
             size = os.fstat(descriptor).st_size
             os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
             self._extend(self._stored)
+            stamp_fallbacks(self._dataset, self._encoder)
             self._file.flush()
             self._safe = self._stored
         except (OSError, RuntimeError):
