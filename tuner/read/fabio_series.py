@@ -55,7 +55,7 @@ def open_fabio(paths: Sequence[Path], axes: Sequence[str] | None = None) -> Stac
         finally:
             file.close()
     counts += [1 if format_ != "EDF" else _count(path, frame, paths[0]) for path in paths[1:]]
-    sizes = [path.stat().st_size // count for path, count in zip(paths, counts, strict=True)]
+    sizes = [_size(path) // count for path, count in zip(paths, counts, strict=True)]
     stored = np.repeat(np.array(sizes, np.int64), counts)
     return join_series(
         paths,
@@ -98,6 +98,11 @@ class _Frames:
 
     def close(self) -> None:
         self._image.close()
+
+
+def _size(path: Path) -> int:
+    with only_input_errors(path):
+        return path.stat().st_size
 
 
 def _count(path: Path, first: NDArray[Any], first_path: Path) -> int:
