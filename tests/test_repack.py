@@ -11,6 +11,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ def apply(ours: Profile, source: Path, destination: Path, **options: Any) -> dic
     said = repack(ours, stacks, [source], destination, **options)["files"][0]
     if destination.is_file():
         verify_written(stacks[0], destination)
+    stacks[0].source.close()
     return said
 
 
@@ -257,9 +259,29 @@ def test_an_input_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "hard.h5").hardlink_to(source)
     for target in (source, tmp_path / "soft.h5", tmp_path / "hard.h5", tmp_path):
         for overwrite in (False, True):
-            with pytest.raises(InputError, match="is the input; it must be another file"):
+            with pytest.raises(InputError, match="is an input; it must be another file"):
                 apply(profile(), source, target, overwrite=overwrite)
     assert source.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [master, virtual, linked])
+def test_nor_is_a_file_that_an_input_leads_to(tmp_path: Path, make: Any) -> None:
+    source = make(tmp_path)
+    for raw in set(tmp_path.iterdir()) - {source}:
+        with pytest.raises(InputError, match="is an input; it must be another file"):
+            apply(profile(), source, raw, overwrite=True)
+
+
+@pytest.mark.parametrize("pattern", ["", "*.tif"])
+def test_nor_is_a_file_of_a_series(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for number, frame in enumerate(FRAMES):
+        tifffile.imwrite(folder / f"{number}.tif", frame)
+    with pytest.raises(InputError, match=r"3\.tif: is an input; it must be another file"):
+        apply(profile(), folder / pattern, folder / "3.tif", overwrite=True)
+    apply(profile(), folder / pattern, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["series", "series.h5" if not pattern else "stack.h5"]
 
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

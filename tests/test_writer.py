@@ -20,9 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tuner.apply.checksum import with_checksum
-from tuner.apply.dataset import create_dataset
-from tuner.apply.encode import Encoder
 from tuner.apply.foreign import verify_written
 from tuner.apply.writer import open_writer
 from tuner.config import Blosc2, Config
@@ -381,62 +378,6 @@ def test_a_reader_that_dies_or_finds_damage_is_a_failed_verification(tmp_path: P
     dying = Stack("memory", frames.shape, 2, frames.dtype, Killing(frames))
     with pytest.raises(VerificationError, match=r"the reader was killed by signal 11 on frames 0 to 8"):
         verify_written(dying, path)
-
-
-class Recorder(io.BytesIO):
-    """A file that remembers each of its writes: what a killed process leaves is what some first of them made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log: list[tuple[int, bytes | None]] = []
-
-    def write(self, data: Any) -> int:
-        self.log.append((self.tell(), bytes(data)))
-        return super().write(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        size = self.tell() if size is None else size
-        self.log.append((size, None))
-        if size > len(self.getbuffer()):
-            place = self.tell()
-            self.seek(size - 1)
-            super().write(b"\0")
-            self.seek(place)
-        return super().truncate(size)
-
-
-@pytest.mark.parametrize(("frames", "per_flush", "tiles"), [(60, 1, 1), (120, 7, 1), (60, 3, 3), (300, 100, 1)])
-def test_what_was_flushed_reads_after_every_single_write_to_the_file(frames: int, per_flush: int, tiles: int) -> None:
-    """HDF5's B-tree fails this in the middle of a flush; the newer index, which the writer chooses, does not."""
-    recorder = Recorder()
-    h5py.File(recorder, "w").close()
-    encoder = Encoder(Blosc2(typesize=2), (1, 2, 2), np.dtype("uint16"))
-    safe: dict[int, int] = {}
-    with h5py.File(recorder, "r+", libver=("v110", "v110")) as file:
-        dataset = create_dataset(file, "data", (0, 2 * tiles, 2), (None, 2 * tiles, 2), (1, 2, 2), encoder)
-        file.flush()
-        safe[len(recorder.log)] = 0
-        for number in range(frames):
-            dataset.resize(number + 1, axis=0)
-            for tile in range(tiles):
-                chunk = with_checksum(encoder.encode(np.full((1, 2, 2), number + 1, "uint16")))
-                dataset.id.write_direct_chunk((number, 2 * tile, 0), chunk)
-            if number % per_flush == per_flush - 1:
-                file.flush()
-                safe[len(recorder.log)] = number + 1
-    image = bytearray()
-    flushed = None
-    for count, (place, data) in enumerate(recorder.log, 1):
-        end = place if data is None else place + len(data)
-        image.extend(bytes(max(0, end - len(image))))
-        if data is None:
-            del image[end:]
-        else:
-            image[place:end] = data
-        flushed = safe.get(count, flushed)
-        if flushed is not None:
-            with h5py.File(io.BytesIO(bytes(image))) as file:
-                assert file["data"][:flushed, -1, -1].tolist() == list(range(1, flushed + 1))
 
 
 PLUGIN_MISSING = importlib.util.find_spec("blosc2_j2k") is None
