@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_nothing_valid(tmp_path: Path) -> None:
     assert rows["masked"] == "all (marked by -1 or -2)"
     assert rows["values"] == "none that is valid"
     assert "noise" not in rows
+
+
+def test_gaps_above_the_limit_of_the_detector_are_masked_and_not_saturated(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(3, (2, 40, 50)).astype(np.uint32)
+    frames[:, 10:14] = 2**32 - 1
+    frames[:, 0, 0] = 70_000
+    _, rows = told(replace(saved(tmp_path, frames), saturation=60_000.0))
+    assert rows["masked"] == "10 % (marked by 4294967295)"
+    assert rows["saturated"] == "0.05 % (60000 and above)"
 
 
 def test_a_constant(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ class Pixels:
     """Shape (n, *frame_shape)."""
     valid: NDArray[np.bool_]
     """True where a pixel counts, same shape."""
-    saturation: float | None = None
-    """The least value that the detector could not count."""
+    saturated: NDArray[np.bool_] | None = None
+    """True where the detector could not count, same shape; no such pixel is valid, nor is it masked."""
     values: NDArray[Any] = field(init=False, repr=False)
     """The valid and finite pixels, one axis; integers for booleans."""
     step: float = field(init=False)
@@ -52,7 +52,9 @@ class Pixels:
         object.__setattr__(self, "step", common_step(values))
 
 
-def traits(frames: NDArray[Any], valid: NDArray[np.bool_], saturation: float | None = None) -> dict[str, float]:
+def traits(
+    frames: NDArray[Any], valid: NDArray[np.bool_], saturated: NDArray[np.bool_] | None = None
+) -> dict[str, float]:
     """All traits of frames.
 
     Parameters
@@ -61,8 +63,8 @@ def traits(frames: NDArray[Any], valid: NDArray[np.bool_], saturation: float | N
         Shape (n, *frame_shape); booleans, integers or floats.
     valid : ndarray of bool
         True where a pixel counts, same shape; neither masked nor saturated.
-    saturation : float, optional
-        The least value that the detector could not count.
+    saturated : ndarray of bool, optional
+        True where the detector could not count, same shape; disjoint from `valid`.
 
     Examples
     --------
@@ -70,7 +72,7 @@ def traits(frames: NDArray[Any], valid: NDArray[np.bool_], saturation: float | N
     >>> found["zero_fraction"], found["step"], found["effective_bits"]
     (0.25, 4.0, 2.0)
     """
-    pixels = Pixels(frames, valid, saturation)
+    pixels = Pixels(frames, valid, saturated)
     return {name: float(trait(pixels)) for name, trait in TRAITS.items()}
 
 
@@ -88,12 +90,12 @@ def repeat_fraction(pixels: Pixels) -> float:
 
 def masked_fraction(pixels: Pixels) -> float:
     """Share of pixels that count neither as values nor as saturated."""
-    return _share(~pixels.valid & ~_saturated(pixels))
+    return _share(~pixels.valid if pixels.saturated is None else ~(pixels.valid | pixels.saturated))
 
 
 def saturated_fraction(pixels: Pixels) -> float:
-    """Share of pixels at or above the saturation that are not valid; infinity is not one of them."""
-    return _share(_saturated(pixels))
+    """Share of pixels that the detector could not count; 0 where that is unknown."""
+    return 0.0 if pixels.saturated is None else _share(pixels.saturated)
 
 
 def minimum(pixels: Pixels) -> float:
@@ -222,13 +224,6 @@ def common_step(values: NDArray[Any]) -> float:
                 return 0.0
         scaled = values / np.float64(unit)
         return unit * _gcd(scaled.astype(np.int64)) if np.abs(scaled).max() < most else 0.0
-
-
-def _saturated(pixels: Pixels) -> NDArray[np.bool_]:
-    if pixels.saturation is None:
-        return np.zeros(pixels.frames.shape, np.bool_)
-    saturated: NDArray[np.bool_] = (pixels.frames >= np.float64(pixels.saturation)) & ~pixels.valid
-    return saturated & np.isfinite(pixels.frames) if pixels.frames.dtype.kind == "f" else saturated
 
 
 def _share(where: NDArray[np.bool_]) -> float:
