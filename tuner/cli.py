@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -316,32 +317,35 @@ def _check_output(output: str, inputs: Sequence[str]) -> None:
     """Say before searching what would fail after it."""
     path = Path(output)
     if not path.parent.is_dir():
-        raise InputError(f"{output}: its folder must exist, got none at {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{output}: its folder must be writable, got a read-only one")
-    if path.is_dir():
-        raise InputError(f"{output}: must be a file, got a folder")
+        raise InputError(f"{path}: its folder must exist, got none at {path.parent}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: its folder must be writable, got {error.strerror}") from None
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
-            raise InputError(f"{output}: the output must not be an input")
+            raise InputError(f"{path}: the output must not be an input")
 
 
 def _axes(options: argparse.Namespace) -> list[str] | None:
-    return None if options.axes is None else [axis.strip() for axis in options.axes.split(",")]
+    if options.axes is None:
+        return None
+    axes = [axis.strip() for axis in options.axes.split(",")]
+    if not all(axes) or len(set(axes)) != len(axes):
+        raise InputError(f"--axes must be different names with commas between, got {options.axes!r}")
+    return axes
 
 
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+def _whole(text: str, low: int = 0, high: int = 2**32 - 1) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+        raise argparse.ArgumentTypeError(f"must be a whole number in {low}..{high}, got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
-    return number
+    return _whole(text, low=1)
 
 
 def _answer(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:

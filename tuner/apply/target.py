@@ -16,8 +16,8 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: folder {folder} must exist")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{path}: folder {folder} must be writable")
-    if path.is_dir():
-        raise InputError(f"{path}: must be a file, is a folder")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: must be a file, is a {'folder' if path.is_dir() else 'device'}")
     if not overwrite and os.path.lexists(path):
         raise InputError(f"{path}: exists already and is not overwritten unasked")
 

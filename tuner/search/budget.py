@@ -39,7 +39,7 @@ class Budget:
             Where the text is neither, or is nothing.
         """
         match = _BUDGET.fullmatch(text.strip())
-        if match is None or (not match[2] and "." in match[1]) or float(match[1]) <= 0:
+        if match is None or (not match[2] and "." in match[1]) or not 0 < float(match[1]) < math.inf:
             raise InputError(f"{place} must be a time such as 60s or 5m, or a number of configurations, got {text!r}")
         if match[2]:
             return cls(seconds=float(match[1]) * _UNITS[match[2]])

@@ -61,9 +61,7 @@ class Proposer:
             sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
             directions = [optuna.study.StudyDirection.MAXIMIZE] * len(goal.maximize)
             self._study = optuna.create_study(directions=directions, sampler=sampler)
-            self._mirror = storage and optuna.create_study(
-                storage=storage, study_name=name, directions=directions, load_if_exists=True
-            )
+            self._mirror = storage and _mirror(storage, name, directions)
         self._asked: dict[Config, tuple[Choices, dict[str, BaseDistribution]]] = {}
         self._seen: set[Config] = set()
         self._walk: Iterator[tuple[Choices, Config]] | None = None
@@ -225,6 +223,15 @@ def _distributions(space: Space, choices: Choices) -> dict[str, BaseDistribution
     chooser = _MutatingChooser(choices, (), random.Random(0))
     space.suggest(chooser)
     return chooser.distributions
+
+
+def _mirror(storage: str, name: str, directions: Sequence[optuna.study.StudyDirection]) -> optuna.Study:
+    """The study in a storage of the user's, to which the search's trials are copied."""
+    try:
+        return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    except Exception as error:  # every database has exceptions of its own
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--storage must be the URL of a database that Optuna can write to: {reason}") from None
 
 
 @contextmanager
