@@ -56,7 +56,8 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
     """All estimates of a stack's noise, the one to believe first; empty where there is nothing to estimate from.
 
     A declared photon counter is believed. Else the estimate with the smallest variance on these frames is: a scene that
-    changes, or has structure, adds to every estimate and takes from none (pairs of frames of one X-ray microscope gave gains from 0.36 to 2.61).
+    changes, or has structure, adds to every estimate and takes from none. Pairs of frames of one X-ray microscope gave
+    gains from 0.36 to 2.61, neighbouring pixels 0.17 to 0.20.
 
     Parameters
     ----------
