@@ -2,40 +2,96 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.checksum import with_checksum
+from tuner.apply.child import plugin_environment
 from tuner.apply.cut import cut
 from tuner.apply.dataset import create_dataset
-from tuner.apply.encode import Encoder
-from tuner.config import Config
+from tuner.config import PLUGINS, Config
+from tuner.errors import CodecError
 from tuner.measure.meter import Meter
 from tuner.measure.timing import Timing
 
+#: Frames that are read, one by one.
+_MOST_FRAMES = 64
+
+#: Seconds that a process has to read them with a plug-in.
+_TIMEOUT_S = 60.0
+
 
 def read_frames(meter: Meter, config: Config) -> Timing:
-    """Read every frame of the sample by itself through h5py with its default chunk cache, each time from a new handle.
+    """Read frames of the sample one by one through h5py with its default chunk cache, each time from a new handle.
 
     The file is in memory: what is timed is HDF5, its filters and the cache, where a chunk above the cache's size is
-    decoded again for every frame in it.
+    decoded again for every frame in it. A plug-in's frames are read in another process.
+
+    Raises
+    ------
+    CodecError
+        Where h5py cannot read the frames, or they come back different.
     """
-    resolved = meter.resolve(config)
     frames = max((run.frames for run in meter.sample.runs), key=len)
-    encoder = Encoder(resolved.blosc2, resolved.chunks, frames.dtype)
-    with h5py.File("access", "w", driver="core", backing_store=False) as file:
-        dataset = create_dataset(file, "data", frames.shape, frames.shape, resolved.chunks, encoder)
-        for corner, chunk in cut(frames, resolved.chunks):
-            dataset.id.write_direct_chunk(corner, with_checksum(encoder.encode(chunk)))
-        target = np.empty_like(frames[0])
-        rates = []
-        del dataset
-        for index in range(min(len(frames), 64)):
-            handle = file["data"]
-            start = time.perf_counter()
-            handle.read_direct(target, source_sel=np.s_[index])
-            rates.append(target.nbytes / 1e6 / (time.perf_counter() - start))
-            del handle  # the chunk cache goes with the last handle
+    if meter.resolve(config).blosc2.codec in PLUGINS:
+        rates, digest = _read_elsewhere(meter, config, frames)
+    else:
+        with h5py.File("access", "w", driver="core", backing_store=False) as file:
+            _write(file, meter, config, frames)
+            rates, digest = _read(file)
+    if digest != hashlib.sha256(np.ascontiguousarray(frames[:_MOST_FRAMES]).data).hexdigest():
+        raise CodecError(f"{config.blosc2}: h5py reads other pixels than were written")
     return Timing(tuple(rates))
+
+
+def _write(file: h5py.File, meter: Meter, config: Config, frames: NDArray[Any]) -> None:
+    encoder = meter.encoder(config)
+    dataset = create_dataset(file, "data", frames.shape, frames.shape, encoder.chunk_shape, encoder)
+    for corner, chunk in cut(frames, encoder.chunk_shape):
+        dataset.id.write_direct_chunk(corner, with_checksum(encoder.encode(chunk)))
+
+
+def _read(file: h5py.File) -> tuple[list[float], str]:
+    """MB per second of each frame, and the digest of all that were read."""
+    target = np.empty(file["data"].shape[1:], file["data"].dtype)
+    digest = hashlib.sha256()
+    rates = []
+    for index in range(min(file["data"].shape[0], _MOST_FRAMES)):
+        handle = file["data"]
+        start = time.perf_counter()
+        handle.read_direct(target, source_sel=np.s_[index])
+        rates.append(target.nbytes / 1e6 / (time.perf_counter() - start))
+        del handle  # the chunk cache goes with the last handle
+        digest.update(target.data)
+    return rates, digest.hexdigest()
+
+
+def _read_elsewhere(meter: Meter, config: Config, frames: NDArray[Any]) -> tuple[list[float], str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "access.h5"
+        with h5py.File(path, "w") as file:
+            _write(file, meter, config, frames)
+        command = [sys.executable, "-m", "tuner.measure.access", str(path)]
+        try:
+            done = subprocess.run(
+                command, env=plugin_environment(), capture_output=True, timeout=_TIMEOUT_S, check=True
+            )
+        except subprocess.SubprocessError as error:
+            raise CodecError(f"{config.blosc2}: h5py cannot read what was written: {error}") from None
+    rates, digest = json.loads(done.stdout)
+    return rates, digest
+
+
+if __name__ == "__main__":
+    with h5py.File(sys.argv[1], "r", driver="core") as written:
+        print(json.dumps(_read(written)))

@@ -55,6 +55,13 @@ class Meter:
         """The configuration for this sample's frames; two that resolve alike store the same bytes."""
         return config.resolve(self.sample.frame_shape, self.sample.dtype)
 
+    def encoder(self, config: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder:
+        """What encodes and decodes chunks of the sample; a call of a plug-in may take `timeout_s` seconds."""
+        resolved = self.resolve(config)
+        if resolved.blosc2.codec in PLUGINS:
+            return PluginEncoder(resolved, self.sample.dtype, PLUGIN_CHILD, timeout_s)
+        return Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+
     def exact(self, config: Config, least_mb_s: float = 0.0, most_seconds: float = math.inf) -> Evaluation:
         """Encode, decode and compare every chunk of the sample; safe to run in several threads.
 
@@ -71,7 +78,7 @@ class Meter:
         """
         try:
             resolved = self.resolve(config)
-            encoder = self._encoder(resolved, most_seconds)
+            encoder = self.encoder(resolved, most_seconds)
             decoded = np.empty(resolved.chunks, self.sample.dtype)
             self._check_duration(resolved, most_seconds)
             pixels = stored = 0
@@ -123,7 +130,7 @@ class Meter:
         """
         assert evaluation.config is not None
         resolved = self.resolve(evaluation.config)
-        encoder = self._encoder(resolved)
+        encoder = self.encoder(resolved)
         chunks = self._buffers(resolved.chunks)
         nbytes = self._useful_nbytes(resolved.chunks)
         frames: dict[int, bytes] = {}
@@ -180,11 +187,6 @@ class Meter:
                 "versions": versions(),
             },
         )
-
-    def _encoder(self, resolved: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder:
-        if resolved.blosc2.codec in PLUGINS:
-            return PluginEncoder(resolved, self.sample.dtype, PLUGIN_CHILD, timeout_s)
-        return Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
 
     def _check_duration(self, resolved: Config, most_seconds: float) -> None:
         """Raise CodecError where encoding the sample would take too long.

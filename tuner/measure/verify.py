@@ -9,7 +9,7 @@ import numpy as np
 
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.cut import cut
-from tuner.apply.encode import Encoder
+from tuner.apply.plugin import open_encoder
 from tuner.errors import CodecError, VerificationError
 from tuner.evaluation import METRICS
 from tuner.goal import Goal, Judge
@@ -60,7 +60,7 @@ def verify_original(
     total = sum(len(stack) for stack in stacks)
     for stack in stacks:
         resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
-        encoder = Encoder(resolved.blosc2, resolved.chunks, stack.dtype)
+        encoder = open_encoder(resolved, profile.fallback.blosc2, stack.dtype)
         decoded = np.empty(resolved.chunks, stack.dtype)
         depth = resolved.chunks[0]
         step = depth * max(1, _SLAB_NBYTES // max(1, depth * stack.frame_nbytes))
@@ -80,6 +80,7 @@ def verify_original(
             pixels += part.nbytes
             frames += len(part)
             notify(frames, total)
+        encoder.close()
     return {
         "frames": frames,
         "nbytes": pixels,
@@ -98,6 +99,8 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     axes = stacks[0].shape
     meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0)
     evaluation = meter.timed(meter.exact(profile.config), FINAL_WINDOWS)
+    if evaluation.failure is not None:
+        raise VerificationError(f"{stacks[0].name}: {evaluation.failure}")
     judge = Judge(goal, measure_baselines(meter, SEARCH_WINDOWS))
     # What the best is, only a search could tell: here it is what the profile itself reaches.
     bounds = judge.bounds([evaluation])

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuner.config import Blosc2, Config, one_line
-from tuner.errors import InputError, UnsatisfiableError
+from tuner.errors import CodecError, InputError, UnsatisfiableError
 from tuner.evaluation import METRICS, Evaluation, Log
 from tuner.goal import Goal, Judge
-from tuner.measure.baseline import equivalents, measure_baselines
+from tuner.measure.baseline import FILTERS, equivalents, measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
@@ -112,6 +112,12 @@ class Search:
             raise InputError("sinogram_read_mb_s needs data with three axes")
         if prefer is not None and prefer not in goal.maximize:
             raise InputError(f"--prefer must name one of the objectives {' '.join(goal.maximize)}, got {prefer!r}")
+        least = len(FILTERS) + 2
+        if budget.configurations is not None and budget.configurations < least:
+            raise InputError(
+                f"--budget must be at least {least} configurations, got {budget.configurations}:"
+                f" the {len(FILTERS)} baselines, one more, and that one again as finalist"
+            )
         self.goal = goal
         self.budget = budget
         self._log = log
@@ -157,8 +163,9 @@ class Search:
             self._progress("baselines")
             self._judge = Judge(self.goal, self._measure_baselines(self._meter))
             self._rank()
-            self._measure([c for c in self._seeds() if self._proposer.claim(c)][: self._left()])
-            while left := self._left():
+            # However short the budget, something is measured.
+            self._measure([c for c in self._seeds() if self._proposer.claim(c)][: max(1, self._left())])
+            while left := self._left() or int(not self.evaluations):
                 batch = self._ask(min(left, self._jobs * 2))
                 if not batch:
                     stopped = "every configuration of the space was measured"
@@ -201,9 +208,12 @@ class Search:
         return [self._settled_in_space(config) for config in seeds]
 
     def _settled_in_space(self, config: Config) -> Config:
-        """The configuration with its block size left open where the space has no such."""
-        if self._space.locate(config) is None:
-            return replace(config, blosc2=replace(config.blosc2, blocksize=0))
+        """The configuration with its typesize, its block size or both left open where the space has no such."""
+        for blocksize in (config.blosc2.blocksize, 0):
+            for typesize in (config.blosc2.typesize, 0):
+                settled = replace(config, blosc2=replace(config.blosc2, blocksize=blocksize, typesize=typesize))
+                if self._space.locate(settled) is not None:
+                    return settled
         return config
 
     def _ask(self, count: int) -> list[Config]:
@@ -333,12 +343,18 @@ class Search:
                 self._sign(self._whole, final)
         clocks: list[list[tuple[Timing, Timing]]] = [[] for _ in finals]
         for turn in range(ROUNDS):
-            for final, timings in zip(finals, clocks, strict=True):
-                if turn == 0 or not self._whole.is_slow(final):
-                    timings.append(self._whole.clock(final, FINAL_WINDOWS // ROUNDS))
+            for index, final in enumerate(finals):
+                if final.failure is None and (turn == 0 or not self._whole.is_slow(final)):
+                    try:
+                        clocks[index].append(self._whole.clock(final, FINAL_WINDOWS // ROUNDS))
+                    except CodecError as error:  # a plug-in that did it before
+                        finals[index] = Evaluation(final.config, failure=str(error))
         measured = []
         for final, timings in zip(finals, clocks, strict=True):
             assert final.config is not None
+            if final.failure is not None:
+                self._sign(self._whole, final)
+                continue
             encode = functools.reduce(operator.add, (pair[0] for pair in timings))
             decode = functools.reduce(operator.add, (pair[1] for pair in timings))
             timed = self._whole.with_timings(final, self._whole.resolve(final.config).chunks, encode, decode)
@@ -389,7 +405,8 @@ class Search:
         configs = [best.config, *(Config(best.config.chunks, replace(b, typesize=typesize)) for b in fast)]
         # All at one time, as the machine may have been faster or slower when the best was timed.
         now, *measured, stored = [self._meter.timed(self._meter.exact(config), 3) for config in configs]
-        faster = [e for e in measured if e.low("encode_mb_s") > now.low("encode_mb_s")]
+        slowest = (best if now.failure else now).low("encode_mb_s")
+        faster = [e for e in measured if e.low("encode_mb_s") > slowest]
         return max(faster, key=lambda e: e.metrics["encode_mb_s"], default=stored)
 
     def _progress(self, phase: str) -> None:
