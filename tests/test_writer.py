@@ -66,7 +66,7 @@ def noise(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
     return np.frombuffer(rng.bytes(size), dtype).reshape(shape)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_what_is_appended_is_what_a_foreign_reader_gets(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
