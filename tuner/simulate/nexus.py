@@ -35,8 +35,8 @@ def write_nexus(path: str | os.PathLike[str], simulation: Simulation) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: folder {path.parent} must exist")
-    if path.is_dir():
-        raise InputError(f"{path}: must be a file, got a folder")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path}: folder {path.parent} must be writable")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
