@@ -217,9 +217,9 @@ def probe(codec: str) -> str | None:
     codec : str
         One of `tuner.config.PLUGINS`.
     """
+    if reason := missing(codec):
+        return reason
     package = PLUGINS[codec]
-    if importlib.util.find_spec(_module(package)) is None:
-        return f"{package} is not installed: pip install tuner[plugins]"
     ramp = np.add.outer(np.arange(48), 3 * np.arange(64))[None]
     try:
         with PluginChild() as child:
@@ -231,6 +231,14 @@ def probe(codec: str) -> str | None:
     except CodecError as error:
         return f"{package}: {error}"
     return None
+
+
+def missing(codec: str) -> str | None:
+    """Which package is not installed, in one line, where a codec is a plug-in; None where nothing is missing."""
+    package = PLUGINS.get(codec)
+    if package is None or importlib.util.find_spec(_module(package)) is not None:
+        return None
+    return f"{package} is not installed: pip install tuner[plugins]"
 
 
 def frame_codec(frame: bytes) -> str:

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from tuner.apply.child import plugin_environment
+from tuner.apply.child import missing, plugin_environment
 from tuner.apply.cut import Slab, slabs
-from tuner.config import chunk_grid
+from tuner.config import CODECS, chunk_grid
 from tuner.errors import InputError, VerificationError
 from tuner.stack import Stack
 
@@ -45,7 +45,7 @@ def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str |
     Raises
     ------
     InputError
-        No such file, or no such dataset in it.
+        No such file, no such dataset in it, or a plug-in that is not installed.
     VerificationError
         Naming the first frame that differs or cannot be read.
     """
@@ -57,6 +57,8 @@ def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str |
         if "error" in found:
             raise InputError(f"{place}: {found['error']}")
         place = f"{place}: {found['dataset']}"
+        if reason := next((missing(name) for name, number in CODECS.items() if number == found["codec"]), None):
+            raise InputError(f"{place}: {reason}")
         shape = tuple(found["shape"])
         lead = len(shape) - stack.frame_ndim
         if found["dtype"] != stack.dtype.name:

@@ -29,6 +29,13 @@ def find(file: h5py.File, name: str) -> h5py.Dataset:
     return file[found]
 
 
+def codec(dataset: h5py.Dataset) -> int:
+    """The codec that the Blosc2 filter is declared with; -1 where it is not in use."""
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
+    return next((values[6] for number, _, values, _ in filters if number == 32026 and len(values) > 6), -1)
+
+
 def digests(dataset: h5py.Dataset, corner: list[int], extent: list[int], each: bool) -> list[str | None]:
     """The SHA-256 of a slab, or of each of its frames; None where it cannot be read."""
     selections = [tuple(slice(first, first + size) for first, size in zip(corner, extent, strict=True))]
@@ -67,6 +74,7 @@ def main(path: str, name: str) -> None:
             "shape": dataset.shape,
             "dtype": dataset.dtype.newbyteorder("=").name,
             "chunks": dataset.chunks,
+            "codec": codec(dataset),
             "versions": {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version, "hdf5plugin": hdf5plugin.version},
         }
     )
