@@ -31,8 +31,42 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     *((first, second) for first in FILTERS for second in FILTERS if second != "delta"),
 )
 
-#: The smallest block that c-blosc2 takes as given.
-MIN_BLOCKSIZE = 256
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of filters that c-blosc2 decodes rightly."""
+
+    def check(self, value: Any, place: str) -> tuple[str, ...]:
+        """Return `value` as a tuple if it is one of `CHAINS`.
+
+        >>> Chain().check(["shuffle", "delta"], "i03.yaml: config.blosc2.filters")
+        Traceback (most recent call last):
+        tuner.errors.InputError: i03.yaml: config.blosc2.filters must have 'delta' only first, got ['shuffle', \
+'delta']: c-blosc2 decodes it wrongly elsewhere once more than one thread works
+        """
+        filters = tuple(check_list(value, place))
+        for index, name in enumerate(filters):
+            OneOf(tuple(FILTERS)).check(name, join(place, index))
+        if len(filters) > 2:
+            raise InputError(f"{place} must be at most two, got {len(filters)}: c-blosc2 decodes longer chains wrongly")
+        if "delta" in filters[1:]:
+            raise InputError(
+                f"{place} must have 'delta' only first, got {list(filters)}:"
+                " c-blosc2 decodes it wrongly elsewhere once more than one thread works"
+            )
+        return filters
+
+
+#: What each of Blosc2's values may be: used to validate, to search and to generate bad values.
+VALID: dict[str, Interval | OneOf | Chain] = {
+    "codec": OneOf(tuple(CODECS)),
+    "codec_meta": Interval(0, 255),
+    "clevel": Interval(0, 9),
+    "filters": Chain(),
+    "splitmode": OneOf(tuple(SPLITMODES)),
+    "typesize": Interval(0, 255),
+    "blocksize": Interval(256, 536_866_816, also=0),  # what c-blosc2 takes as given, up to BLOSC2_MAXBLOCKSIZE
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +89,11 @@ class Blosc2:
     """Bytes of a block; 0 leaves it to c-blosc2."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filters", tuple(self.filters))
-        self.check("")
-
-    def check(self, place: str) -> None:
-        """Raise InputError with `place` where a value is out of range or a filter chain is known to corrupt."""
         for name, valid in VALID.items():
-            valid.check(getattr(self, name), join(place, name))
-        where = join(place, "filters")
-        for index, name in enumerate(self.filters):
-            OneOf(tuple(FILTERS)).check(name, join(where, index))
-        if len(self.filters) > 2:
-            raise InputError(
-                f"{where} must be at most two, got {len(self.filters)}: c-blosc2 decodes longer chains wrongly"
-            )
-        if "delta" in self.filters[1:]:
-            raise InputError(
-                f"{where} must have 'delta' only first, got {list(self.filters)}:"
-                " c-blosc2 decodes it wrongly elsewhere once more than one thread works"
-            )
-        if 0 < self.blocksize < MIN_BLOCKSIZE:
-            raise InputError(f"{join(place, 'blocksize')} must be 0 or at least {MIN_BLOCKSIZE}, got {self.blocksize}")
+            object.__setattr__(self, name, valid.check(getattr(self, name), name))
         if self.typesize and self.blocksize % self.typesize:
             raise InputError(
-                f"{join(place, 'blocksize')} must be a multiple of typesize {self.typesize}, got {self.blocksize}:"
+                f"blocksize must be a multiple of typesize {self.typesize}, got {self.blocksize}:"
                 " c-blosc2 decodes it wrongly"
             )
 
@@ -90,24 +105,17 @@ class Blosc2:
     def from_dict(cls, document: Any, place: str = "") -> Blosc2:
         """The inverse of `to_dict`; absent keys take their defaults."""
         check_mapping(document, place, [f.name for f in fields(cls)])
-        values = dict(document)
-        if "filters" in values:
-            values["filters"] = tuple(check_list(values["filters"], join(place, "filters")))
         try:
-            return cls(**values)
+            return cls(**document)
         except InputError as error:
             raise InputError(join(place, str(error))) from None
 
 
-#: What each of Blosc2's values may be: used to validate, to search and to generate bad values.
-VALID: dict[str, Interval | OneOf] = {
-    "codec": OneOf(tuple(CODECS)),
-    "codec_meta": Interval(0, 255),
-    "clevel": Interval(0, 9),
-    "splitmode": OneOf(tuple(SPLITMODES)),
-    "typesize": Interval(0, 255),
-    "blocksize": Interval(0, 536_866_816),  # BLOSC2_MAXBLOCKSIZE
-}
+#: What the frames of a chunk may be; HDF5 counts in 32 bits. They are never all, as scans differ in length.
+FRAMES = Interval(1, (1 << 32) - 1)
+
+#: What a chunk's extent along an axis of a frame may be.
+EXTENT = Interval(1, (1 << 32) - 1, also=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +128,12 @@ class Config:
     """How a chunk is compressed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "chunks", tuple(self.chunks))
-        self.check("")
-
-    def check(self, place: str) -> None:
-        """Raise InputError with `place` where the chunk shape is not one."""
-        where = join(place, "chunks")
-        if not 2 <= len(self.chunks) <= 3:
-            raise InputError(f"{where} must be frames and one or two axes of a frame, got {list(self.chunks)}")
-        for index, extent in enumerate(self.chunks):
-            if isinstance(extent, bool) or not isinstance(extent, int) or not (extent == -1 or extent >= 1):
-                raise InputError(f"{join(where, index)} must be -1 or a whole number >= 1, got {kind_of(extent)}")
-        if self.chunks[0] == -1:
-            raise InputError(f"{join(where, 0)} must be a number of frames >= 1, got -1: scans differ in length")
+        chunks = check_list(self.chunks, "chunks")
+        if not 2 <= len(chunks) <= 3:
+            raise InputError(f"chunks must be frames and one or two axes of a frame, got {kind_of(chunks)}")
+        for index, extent in enumerate(chunks):
+            (EXTENT if index else FRAMES).check(extent, join("chunks", index))
+        object.__setattr__(self, "chunks", tuple(chunks))
 
     @property
     def lossless(self) -> bool:
@@ -188,10 +189,8 @@ splitmode='auto', typesize=2, blocksize=160000))
         Traceback (most recent call last):
         tuner.errors.InputError: i03.yaml: config.blosc2.clevel must be in 0..9, got 12
         """
-        document = check_mapping(document, place, [f.name for f in fields(cls)])
-        values: dict[str, Any] = {}
-        if "chunks" in document:
-            values["chunks"] = tuple(check_list(document["chunks"], join(place, "chunks")))
+        check_mapping(document, place, [f.name for f in fields(cls)])
+        values = dict(document)
         if "blosc2" in document:
             values["blosc2"] = Blosc2.from_dict(document["blosc2"], join(place, "blosc2"))
         try:

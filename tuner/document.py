@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 import tempfile
@@ -16,26 +17,28 @@ import yaml
 
 from tuner.errors import InputError, TunerError
 
-#: A profile is one screen; what is a thousand times larger is not a document of ours.
-MAX_BYTES = 4 << 20
+#: A profile is one screen; what is hundreds of times larger is not a document of ours.
+MAX_BYTES = 1 << 20
+
+
+#: Deeper than any document of ours; libyaml's composer takes the process down with it at some ten thousand.
+_MAX_DEPTH = 40
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
-    """PyYAML's safe loader, which also refuses aliases (they can explode) and duplicate keys (one would be lost)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
+    """PyYAML's safe loader, which also refuses duplicate keys, as one would be lost."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a word, got {key!r}")
+            # Places in the document are made of keys, and fit into a line.
+            if not isinstance(key, str) or not key.isprintable() or not 0 < len(key) <= 100:
+                problem = f"a key must be a word, got {kind_of(key)}"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             if key in keys:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice")
+                problem = f"key {kind_of(key)} is given twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             keys.add(key)
         return dict(super().construct_mapping(node, deep=deep))
 
@@ -47,6 +50,10 @@ _WIDTH = 132
 class _Dumper(yaml.SafeDumper):
     """Flow style for leaves, mappings and lists without mappings in them, where they fit into a line."""
 
+    def ignore_aliases(self, data: Any) -> bool:
+        """What stands in two places is written twice, as the loader refuses aliases."""
+        return True
+
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
         leaf = not any(isinstance(value, Mapping) for value in mapping.values()) and len(str(mapping)) < _WIDTH + 20
         return super().represent_mapping(tag, mapping, flow_style=leaf or not mapping)
@@ -54,6 +61,11 @@ class _Dumper(yaml.SafeDumper):
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
         nested = any(isinstance(item, Mapping | list) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=not nested)
+
+
+# As in YAML 1.2 and in C, a number with an exponent needs no point: PyYAML reads 1e-05 as a text.
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,19 +92,32 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def parse_yaml(text: str | bytes, place: str) -> dict[str, Any]:
     """Parse one YAML mapping from text; `place` begins the message of every error."""
     try:
+        _check_events(text)
         document = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise InputError(f"{place}: is not valid YAML: {line}{error.problem}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{place}: is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise InputError(f"{place}: is not valid YAML: nested too deeply") from None
-    except ValueError as error:  # a timestamp such as 2026-99-99
+    except ValueError as error:  # a timestamp such as 2026-99-99, a number of thousands of digits
         raise InputError(f"{place}: is not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{place}: must be a YAML mapping, got {kind_of(document)}")
     return document
+
+
+def _check_events(text: str | bytes) -> None:
+    """Refuse aliases (they can explode), tags (they can run code) and deep nesting, before anything is composed."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        problem = (
+            (isinstance(event, yaml.AliasEvent) and "aliases are not allowed")
+            or (getattr(event, "tag", None) is not None and "tags are not allowed")
+            or (depth > _MAX_DEPTH and "nested too deeply")
+        )
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def dump_yaml(document: Mapping[str, Any]) -> str:
@@ -128,6 +153,8 @@ def write_atomically(path: str | os.PathLike[str], text: str) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: its folder must exist, got none at {path.parent}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: must be a file, got a folder or a device")
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
@@ -161,10 +188,10 @@ def parse_size(text: Any, place: str) -> int:
     (16000000, 4194304)
     """
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
-    nbytes = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if nbytes < 1:
+    nbytes = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 1 <= nbytes < 1 << 63:
         raise InputError(f"{place} must be a size such as 16MB or 4MiB, got {kind_of(text)}")
-    return nbytes
+    return int(nbytes)
 
 
 def join(place: str, key: str | int) -> str:
@@ -190,6 +217,8 @@ def kind_of(value: Any) -> str:
         return "a mapping"
     if value is None:
         return "nothing"
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to print some
+        return f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -200,11 +229,13 @@ def suggest(word: object, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def check_mapping(value: Any, place: str, known: Iterable[str], required: Iterable[str] = ()) -> Mapping[str, Any]:
-    """Return `value` if it is a mapping with known keys only and all of the required ones."""
+def check_mapping(
+    value: Any, place: str, known: Iterable[str] | None = None, required: Iterable[str] = ()
+) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping with known keys only, where they are given, and all of the required ones."""
     if not isinstance(value, Mapping):
         raise InputError(f"{place.rstrip(':') or 'document'} must be a mapping, got {kind_of(value)}")
-    known = list(known)
+    known = list(value if known is None else known)
     for key in value:
         if key not in known:
             raise InputError(
@@ -230,14 +261,48 @@ def check_str(value: Any, place: str) -> str:
     return value
 
 
+def check_number(value: Any, place: str) -> float:
+    """Return `value` as a float if it is a finite number.
+
+    >>> check_number(float("nan"), "i03.yaml: noise.gain")
+    Traceback (most recent call last):
+    tuner.errors.InputError: i03.yaml: noise.gain must be a finite number, got nan
+    """
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{place} must be a finite number, got {kind_of(value)}")
+    return number
+
+
+def check_bounds(value: Any, place: str) -> tuple[float, float]:
+    """Return `value` if it is a list of two finite numbers, the lower first."""
+    bounds = [check_number(v, join(place, index)) for index, v in enumerate(check_list(value, place))]
+    if len(bounds) != 2 or bounds[0] > bounds[1]:
+        raise InputError(f"{place} must be [low, high], got {kind_of(value)}")
+    return bounds[0], bounds[1]
+
+
+def check_schema(document: Mapping[str, Any], place: str, newest: int) -> None:
+    """Refuse a document that says a `schema` that is none, or newer than the `newest` that is known."""
+    where = join(place, "schema")
+    schema = Interval(1).check(document.get("schema", newest), where)
+    if schema > newest:
+        raise InputError(f"{where} must be at most {newest}, got {kind_of(schema)}: a newer tuner wrote it")
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Whole numbers from `low` to `high`, both included; None leaves a side open."""
+    """Whole numbers from `low` to `high`, both included."""
 
     low: int
     """The least."""
     high: int | None = None
-    """The greatest."""
+    """The greatest; None for none."""
+    also: int | None = None
+    """One that is allowed beside them."""
 
     def check(self, value: Any, place: str) -> int:
         """Return `value` if it lies inside.
@@ -246,15 +311,12 @@ class Interval:
         Traceback (most recent call last):
         tuner.errors.InputError: i03.yaml: config.blosc2.clevel must be in 0..9, got 12
         """
-        inside = (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and value >= self.low
-            and (self.high is None or value <= self.high)
-        )
-        if not inside:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        inside = whole and self.low <= value and (self.high is None or value <= self.high)
+        if not inside and not (whole and value == self.also):
             bound = f"in {self.low}..{self.high}" if self.high is not None else f"a whole number >= {self.low}"
-            raise InputError(f"{place} must be {bound}, got {kind_of(value)}")
+            also = "" if self.also is None else f"{self.also} or "
+            raise InputError(f"{place} must be {also}{bound}, got {kind_of(value)}")
         return int(value)
 
 

@@ -6,13 +6,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tuner.config import Config
-from tuner.document import canonical_json
-from tuner.errors import InputError, TunerError
+from tuner.document import canonical_json, check_bounds, check_mapping, check_number, check_str, join
+from tuner.errors import TunerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +76,31 @@ class Evaluation:
         }
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Evaluation:
+    def from_dict(cls, document: Any, place: str = "") -> Evaluation:
         """The inverse of `to_dict`.
 
         >>> evaluation = Evaluation(Config(), {"ratio": 2.5})
         >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
         True
+
+        Raises
+        ------
+        InputError
+            With the place in the document, also where a number is not finite.
         """
-        config = document["config"]
+        check_mapping(document, place, [f.name for f in fields(cls)], required=("config", "metrics"))
+        parts = {
+            key: check_mapping(document.get(key, {}), join(place, key))
+            for key in ("metrics", "spread", "traits", "origin")
+        }
+        config, failure = document["config"], document.get("failure")
         return cls(
-            config=None if config is None else Config.from_dict(config),
-            metrics={str(name): float(value) for name, value in document["metrics"].items()},
-            spread={str(name): (float(low), float(high)) for name, (low, high) in document["spread"].items()},
-            traits={str(name): float(value) for name, value in document["traits"].items()},
-            origin=dict(document["origin"]),
-            failure=document["failure"],
+            config=None if config is None else Config.from_dict(config, join(place, "config")),
+            metrics={key: check_number(v, join(place, f"metrics.{key}")) for key, v in parts["metrics"].items()},
+            spread={key: check_bounds(v, join(place, f"spread.{key}")) for key, v in parts["spread"].items()},
+            traits={key: check_number(v, join(place, f"traits.{key}")) for key, v in parts["traits"].items()},
+            origin=dict(parts["origin"]),
+            failure=None if failure is None else check_str(failure, join(place, "failure")),
         )
 
 
@@ -170,5 +180,5 @@ def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]
                     continue
                 try:
                     yield Evaluation.from_dict(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, InputError, RecursionError):
+                except (ValueError, RecursionError):  # InputError is a ValueError
                     continue

@@ -9,9 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tuner.document import OneOf, check_list, check_mapping, check_str, join, kind_of, suggest
+from tuner.document import (
+    OneOf,
+    check_list,
+    check_mapping,
+    check_schema,
+    check_str,
+    join,
+    kind_of,
+    suggest,
+)
 from tuner.errors import InputError
 from tuner.evaluation import METRICS, Evaluation
+
+#: The version of a goal's document.
+SCHEMA = 1
 
 #: What users have today, measured on the same sample in the same run.
 BASELINES = ("none", "gzip", "bslz4", "blosc2", "zstd")
@@ -59,14 +71,18 @@ class Constraint:
         if name is not None and name not in known:
             raise InputError(f"{place} must name one of {' '.join(known)}, got {name!r}{suggest(name, known)}")
         try:
-            limit = float(match["limit"]) if match["limit"] else 1.0
+            limit = float(match["limit"] or 1.0)
         except ValueError:
-            raise InputError(f"{place} must have a number as limit, got {match['limit']!r}") from None
+            limit = math.nan
+        if not math.isfinite(limit):
+            raise InputError(f"{place} must have a finite number as limit, got {match['limit']!r}")
         return cls(metric, match["op"], limit, name)
 
     def __str__(self) -> str:
-        limit = f"{self.limit:g}" if self.name is None else f"{self.limit:g} * {self.name}"
-        return f"{self.metric} {self.op} {limit}"
+        limit = f"{self.limit:g}"
+        if float(limit) != self.limit:
+            limit = repr(self.limit)
+        return f"{self.metric} {self.op} {limit}{f' * {self.name}' if self.name else ''}"
 
     def bound(self, reference: Mapping[str, Evaluation], best: Mapping[str, float]) -> float:
         """The limit as a number: NaN where what it refers to was not measured.
@@ -109,9 +125,9 @@ class Goal:
 
     def __post_init__(self) -> None:
         if not self.maximize:
-            raise InputError("goal: maximize must name at least one metric")
+            raise InputError("maximize must name at least one metric, got none")
         if len(set(self.maximize)) != len(self.maximize):
-            raise InputError(f"goal: maximize must name each metric once, got {list(self.maximize)}")
+            raise InputError(f"maximize must name each metric once, got {list(self.maximize)}")
         self._check_consistent()
 
     def _check_consistent(self) -> None:
@@ -119,9 +135,9 @@ class Goal:
             for upper in self.require:
                 same = lower.metric == upper.metric and lower.name == upper.name
                 if same and lower.op == ">=" and upper.op == "<=" and lower.limit > upper.limit:
-                    raise InputError(f"requirements contradict each other: {lower} and {upper}")
+                    raise InputError(f"require must not contradict itself, got '{lower}' and '{upper}'")
             if lower.name == "best" and lower.op == ">=" and lower.limit > 1:
-                raise InputError(f"requirement {lower} cannot be met: nothing is better than the best")
+                raise InputError(f"require must be possible, got '{lower}': nothing is better than the best")
 
     @property
     def timed(self) -> bool:
@@ -139,15 +155,28 @@ class Goal:
         >>> goal = Goal.from_dict({"maximize": ["ratio"], "require": ["encode_mb_s >= 500"]})
         >>> Goal.from_dict(goal.to_dict()) == goal
         True
+        >>> Goal.from_dict({"maximize": ["ratio"], "require": ["ratio >= 3", "ratio <= 2"]}, "my.yaml:")
+        Traceback (most recent call last):
+        tuner.errors.InputError: my.yaml: require must not contradict itself, got 'ratio >= 3' and 'ratio <= 2'
+
+        Raises
+        ------
+        InputError
+            With the place in the document; also where the requirements contradict each other.
         """
         check_mapping(document, place, ("schema", "name", "maximize", "require"), required=("maximize",))
+        check_schema(document, place, SCHEMA)
         where = join(place, "maximize")
         listed = check_list(document["maximize"], where)
         maximize = [OneOf(tuple(METRICS)).check(name, join(where, i)) for i, name in enumerate(listed)]
         where = join(place, "require")
-        listed = check_list(document.get("require") or [], where)
+        listed = check_list(document.get("require", []), where)
         require = [Constraint.parse(text, join(where, i)) for i, text in enumerate(listed)]
-        return cls(tuple(maximize), tuple(require), check_str(document.get("name", ""), join(place, "name")))
+        name = check_str(document.get("name", ""), join(place, "name"))
+        try:
+            return cls(tuple(maximize), tuple(require), name)
+        except InputError as error:
+            raise InputError(join(place, str(error))) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +189,18 @@ class Judge:
     """Baseline name to its evaluation."""
 
     def bounds(self, evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
-        """The limit of each requirement as a number; `best` among the evaluations that meet the other requirements."""
+        """The limit of each requirement as a number.
+
+        `best` is that of the evaluations that meet the other requirements, the low end of its spread where timed: so
+        the best itself always meets ``>= 1 * best``.
+        """
         absolute = [c.bound(self.reference, {}) for c in self.goal.require]
         if not any(c.name == "best" for c in self.goal.require):
             return tuple(absolute)
         others = [(c, b) for c, b in zip(self.goal.require, absolute, strict=True) if c.name != "best"]
         allowed = [e for e in evaluations if e.failure is None and all(c.violation(e, b) <= 0 for c, b in others)]
         best = {
-            c.metric: max((e.metrics[c.metric] for e in allowed if c.metric in e.metrics), default=math.nan)
+            c.metric: max((e.low(c.metric) for e in allowed if c.metric in e.metrics), default=math.nan)
             for c in self.goal.require
             if c.name == "best"
         }
@@ -204,14 +237,14 @@ class Judge:
         scale = []
         for name, column in zip(self.goal.maximize, columns, strict=False):
             today = [math.log(e.metrics[name]) for e in self.reference.values() if e.metrics.get(name, 0.0) > 0]
-            scale.append((min(today or column), max(column)))
+            scale.append((min(*(today or column), max(column)), max(column)))
         return tuple(scale)
 
     def rank(self, evaluations: Iterable[Evaluation], prefer: str | None = None, scale: Scale = ()) -> list[Evaluation]:
         """The feasible ones, the one to take first.
 
-        By the metric that `prefer` names; else by their distance to the front's ideal corner, each objective on its
-        logarithmic `scale`: the first is the front's knee.
+        By the metric that `prefer` names, then by all in their order; else by their distance to the front's ideal
+        corner, each objective on its logarithmic `scale`: the first is the front's knee.
 
         Parameters
         ----------
@@ -224,7 +257,7 @@ class Judge:
         evaluations = list(evaluations)
         feasible = self.feasible(evaluations)
         if prefer is not None:
-            return sorted(feasible, key=lambda e: e.metrics[prefer], reverse=True)
+            return sorted(feasible, key=lambda e: (e.metrics[prefer], *self._values(e)), reverse=True)
         scale = scale or self.scale(evaluations)
 
         def distance(evaluation: Evaluation) -> float:

@@ -6,21 +6,24 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
-from tuner.config import PLUGINS, Config
+from tuner.config import FRAMES, PLUGINS, Config
 from tuner.document import (
     Interval,
+    OneOf,
     canonical_json,
+    check_bounds,
     check_list,
     check_mapping,
+    check_number,
+    check_schema,
     check_str,
     dump_yaml,
     join,
-    kind_of,
     load_yaml,
     write_atomically,
 )
@@ -39,6 +42,10 @@ _DTYPES = (
     *(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)),
     *("float16", "float32", "float64"),
 )
+
+
+#: Of a pixel, of any dtype.
+_INTEGER = Interval(-(1 << 63), (1 << 64) - 1)
 
 
 class EvidenceVoidWarning(UserWarning):
@@ -127,9 +134,14 @@ class Profile:
 
     @property
     def digest(self) -> str:
-        """What binds the evidence to what was measured: everything but the name."""
-        document = self._document()
-        del document["name"]
+        """What binds the evidence to what was measured: all that is stated, but for the name.
+
+        Neither defaults nor what follows from the rest are stated, so a key that a later version adds leaves the
+        digests of older profiles as they are.
+        """
+        document = _stated(self._document(), Profile("", Match(""), Config(), Config())._document())
+        for key in ("schema", "name", "readers"):
+            document.pop(key, None)
         return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,13 +161,7 @@ class Profile:
             },
             "config": self.config.to_dict(),
             "invalid": {"values": list(self.invalid.values), "mask": self.invalid.mask},
-            "noise": noise
-            and {
-                "gain": noise.gain,
-                "offset": noise.offset,
-                "read_noise": noise.read_noise,
-                "source": noise.source,
-            },
+            "noise": None if noise is None else asdict(noise),
             "envelope": {name: list(bounds) for name, bounds in self.envelope.items()},
             "fallback": self.fallback.to_dict(),
             "readers": {"hdf5plugin": f">={self.readers.hdf5plugin}", "plugins": list(self.readers.plugins)},
@@ -166,31 +172,28 @@ class Profile:
     def from_dict(cls, document: Any, place: str = "") -> Profile:
         """The inverse of `to_dict`; the digest is not checked here, `load_profile` does."""
         check_mapping(document, place, _KEYS, required=("schema", "name", "match", "config"))
-        schema = Interval(1).check(document["schema"], join(place, "schema"))
-        if schema > SCHEMA:
-            raise InputError(f"{join(place, 'schema')} must be at most {SCHEMA}, got {schema}: a newer tuner wrote it")
-        config = Config.from_dict(document["config"], join(place, "config"))
-        fallback = document.get("fallback")
+        check_schema(document, place, SCHEMA)
+        check_mapping(document.get("readers", {}), join(place, "readers"), [f.name for f in fields(Readers)])
+        envelope = check_mapping(document.get("envelope", {}), join(place, "envelope"))
+        match = _match(document["match"], join(place, "match"))
+        config = _config(document["config"], join(place, "config"), match)
         profile = cls(
             name=check_str(document["name"], join(place, "name")),
-            match=_match(document["match"], join(place, "match")),
+            match=match,
             config=config,
-            fallback=config if fallback is None else Config.from_dict(fallback, join(place, "fallback")),
-            invalid=_invalid(document.get("invalid") or {}, join(place, "invalid")),
+            fallback=_config(document["fallback"], join(place, "fallback"), match)
+            if "fallback" in document
+            else config,
+            invalid=_invalid(document.get("invalid", {}), join(place, "invalid")),
             noise=_noise(document.get("noise"), join(place, "noise")),
-            envelope=_envelope(document.get("envelope") or {}, join(place, "envelope")),
-            evidence=_evidence(document.get("evidence") or {}, join(place, "evidence")),
+            envelope={name: check_bounds(v, join(place, f"envelope.{name}")) for name, v in envelope.items()},
+            evidence=_evidence(document.get("evidence", {}), join(place, "evidence")),
         )
-        ndim = len(profile.config.chunks) - 1
-        for key, value in (("config.chunks", profile.config), ("fallback.chunks", profile.fallback)):
-            shape = profile.match.frame_shape
-            if shape is not None:
-                try:
-                    value.resolve(shape, np.dtype(profile.match.dtype))
-                except InputError as error:
-                    raise InputError(f"{join(place, key.split('.')[0])}: {error}") from None
-            elif len(value.chunks) - 1 != ndim:
-                raise InputError(f"{join(place, key)} must have {1 + ndim} extents, got {list(value.chunks)}")
+        if len(profile.fallback.chunks) != len(config.chunks):
+            raise InputError(
+                f"{join(place, 'fallback.chunks')} must have the {len(config.chunks)} extents of config.chunks,"
+                f" got {list(profile.fallback.chunks)}"
+            )
         return profile
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -222,15 +225,16 @@ def load_profile(path: str | os.PathLike[str], strict: bool = False) -> Profile:
     if strict:
         raise InputError(f"{place} {what}")
     warnings.warn(f"{place} {what}: its evidence is void", EvidenceVoidWarning, stacklevel=2)
-    return Profile(
-        name=profile.name,
-        match=profile.match,
-        config=profile.config,
-        fallback=profile.fallback,
-        invalid=profile.invalid,
-        noise=profile.noise,
-        evidence={"void": what},
-    )
+    return replace(profile, envelope={}, evidence={"void": what})
+
+
+def _stated(document: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a document differs from the default one."""
+    return {
+        key: _stated(value, default[key]) if isinstance(value, Mapping) and default.get(key) else value
+        for key, value in document.items()
+        if key not in default or value != default[key]
+    }
 
 
 _KEYS = (
@@ -249,62 +253,52 @@ _KEYS = (
 
 
 def _match(document: Any, place: str) -> Match:
-    check_mapping(document, place, ("dtype", "axes", "frame_shape"), required=("dtype",))
-    dtype = document["dtype"]
-    if dtype not in _DTYPES:
-        raise InputError(f"{join(place, 'dtype')} must be one of {' '.join(_DTYPES)}, got {kind_of(dtype)}")
+    check_mapping(document, place, [f.name for f in fields(Match)], required=("dtype",))
+    dtype = OneOf(_DTYPES).check(document["dtype"], join(place, "dtype"))
     where = join(place, "axes")
-    axes = tuple(check_str(a, join(where, i)) for i, a in enumerate(check_list(document.get("axes") or [], where)))
+    axes = tuple(check_str(a, join(where, i)) for i, a in enumerate(check_list(document.get("axes", []), where)))
     shape = document.get("frame_shape")
     where = join(place, "frame_shape")
     if shape is not None:
-        shape = tuple(Interval(1).check(size, join(where, i)) for i, size in enumerate(check_list(shape, where)))
+        shape = tuple(FRAMES.check(size, join(where, i)) for i, size in enumerate(check_list(shape, where)))
         if not 1 <= len(shape) <= 2:
             raise InputError(f"{where} must have one or two axes, got {list(shape)}")
     return Match(dtype, axes, shape)
 
 
+def _config(document: Any, place: str, match: Match) -> Config:
+    config = Config.from_dict(document, place)
+    if match.frame_shape is not None:
+        try:
+            config.resolve(match.frame_shape, np.dtype(match.dtype))
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
+    return config
+
+
 def _invalid(document: Any, place: str) -> Invalid:
-    check_mapping(document, place, ("values", "mask"))
+    check_mapping(document, place, [f.name for f in fields(Invalid)])
     where = join(place, "values")
-    values = check_list(document.get("values") or [], where)
-    for index, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{join(where, index)} must be a whole number, got {kind_of(value)}")
+    values = tuple(
+        _INTEGER.check(v, join(where, i)) for i, v in enumerate(check_list(document.get("values", []), where))
+    )
     mask = document.get("mask")
-    return Invalid(tuple(values), None if mask is None else check_str(mask, join(place, "mask")))
+    return Invalid(values, None if mask is None else check_str(mask, join(place, "mask")))
 
 
 def _noise(document: Any, place: str) -> Noise | None:
     if document is None:
         return None
-    check_mapping(document, place, ("gain", "offset", "read_noise", "source"), ("gain",))
-    numbers = {key: _number(document.get(key, 0.0), join(place, key)) for key in ("gain", "offset", "read_noise")}
+    check_mapping(document, place, [f.name for f in fields(Noise)], required=("gain",))
+    numbers = {key: check_number(document.get(key, 0.0), join(place, key)) for key in ("gain", "offset", "read_noise")}
     return Noise(**numbers, source=check_str(document.get("source", "given"), join(place, "source")))
 
 
-def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise InputError(f"{place} must be a finite number, got {kind_of(value)}")
-    return float(value)
-
-
-def _envelope(document: Any, place: str) -> dict[str, tuple[float, float]]:
-    check_mapping(document, place, list(document) if isinstance(document, Mapping) else ())
-    bounds = {}
-    for name, value in document.items():
-        where = join(place, name)
-        pair = [_number(v, join(where, i)) for i, v in enumerate(check_list(value, where))]
-        if len(pair) != 2 or pair[0] > pair[1]:
-            raise InputError(f"{where} must be [low, high], got {kind_of(value)}")
-        bounds[name] = (pair[0], pair[1])
-    return bounds
-
-
-def _evidence(document: Any, place: str) -> Mapping[str, Any]:
-    check_mapping(document, place, list(document) if isinstance(document, Mapping) else ())
+def _evidence(document: Any, place: str) -> dict[str, Any]:
     try:
-        canonical_json(document)
+        canonical_json(check_mapping(document, place))
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"{place} must hold numbers, texts, lists and mappings only: {error}") from None
+        raise InputError(f"{place} must hold finite numbers, texts, lists and mappings only: {error}") from None
     return dict(document)

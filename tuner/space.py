@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from tuner.config import Blosc2, Config
+from tuner.config import EXTENT, FRAMES, VALID, Blosc2, Config
 from tuner.document import (
     canonical_json,
     check_list,
     check_mapping,
+    check_schema,
     check_str,
     join,
     kind_of,
@@ -26,6 +27,9 @@ from tuner.document import (
     suggest,
 )
 from tuner.errors import InputError
+
+#: The version of a space's document.
+SCHEMA = 1
 
 
 class Chooser(Protocol):
@@ -51,7 +55,7 @@ class Choose:
     def labels(self) -> tuple[str, ...]:
         """A text for each alternative: the value itself, or its number where it leaves more open."""
         return tuple(
-            str(index) if isinstance(option, Mapping | Choose | Range) else canonical_json(option)
+            f"#{index}" if isinstance(option, Mapping | Choose | Range) else canonical_json(option)
             for index, option in enumerate(self.options)
         )
 
@@ -84,48 +88,51 @@ class Space:
     def from_dict(cls, document: Any, place: str = "", name: str = "") -> Space:
         """Read a space's document: `Config`'s keys, beside an optional `schema` and `name`.
 
+        Every alternative is allowed on its own; those that are not allowed together are found when they are chosen.
+
         >>> space = Space.from_dict({"blosc2": {"codec": {"choose": ["lz4", "zstd"]}, "clevel": {"range": [1, 3]}}})
         >>> len(list(space.grid()))
         6
-        """
-        keys = [f.name for f in fields(Config)]
-        check_mapping(document, place, ("schema", "name", *keys))
-        name = check_str(document.get("name", name), join(place, "name"))
-        tree = {key: _parse(document[key], join(place, key)) for key in keys if key in document}
-        return cls(name, tree).checked(place)
+        >>> Space.from_dict({"blosc2": {"clevel": {"choose": [1, 12]}}}, "my.yaml:")
+        Traceback (most recent call last):
+        tuner.errors.InputError: my.yaml: blosc2.clevel.choose[1] must be in 0..9, got 12
 
-    def checked(self, place: str) -> Space:
-        """The same space, after every alternative was shown to make a configuration that is allowed on its own."""
-        blosc2 = self.tree.get("blosc2", {})
-        for option, where in _alternatives(blosc2, join(place, "blosc2")):
-            check_mapping(option, where, [f.name for f in fields(Blosc2)])
-            for key, node in option.items():
-                for value, inner in _alternatives(node, join(where, key)):
-                    given = {key: value}
-                    Blosc2.from_dict(given, inner.removesuffix(f".{key}") if inner.endswith(f".{key}") else inner)
-        for chunks, where in _alternatives(self.tree.get("chunks", [1, "..."]), join(place, "chunks")):
-            _check_chunks(chunks, where)
-        return self
+        Raises
+        ------
+        InputError
+            With the place in the document.
+        """
+        check_mapping(document, place, ("schema", "name", "chunks", "blosc2"))
+        check_schema(document, place, SCHEMA)
+        name = check_str(document.get("name", name), join(place, "name"))
+        tree: dict[str, Any] = {}
+        if "chunks" in document:
+            tree["chunks"] = _parse_leaf(document["chunks"], join(place, "chunks"), _check_chunks)
+        if "blosc2" in document:
+            tree["blosc2"] = _parse_branch(document["blosc2"], join(place, "blosc2"))
+        return cls(name, tree)
 
     def bind(self, frame_shape: tuple[int, ...], dtype: np.dtype[Any], frames: int) -> Space:
         """The same space for frames of one shape and dtype: sizes become numbers of frames, what coincides is merged.
 
         A chunk holds at most `frames` frames, those that a sample has side by side; a size such as ``4MiB`` becomes the
-        largest power of two of frames that fits into it, and at least one.
+        largest power of two of frames that fits into it, and at least one. Typesize is the dtype's where it is left
+        open.
+
+        >>> space = Space("doc", {"chunks": Choose(([1, "..."], ["4MiB", "..."], ["5MiB", 512, 512]))})
+        >>> space.bind((1024, 512), np.dtype("uint16"), frames=64).tree["chunks"]
+        Choose(options=([1, -1, -1], [4, -1, -1], [8, 512, -1]))
         """
-        frame_nbytes = math.prod(frame_shape) * dtype.itemsize
 
-        def chunks(node: Any) -> Any:
-            return _bind_chunks(node, frame_shape, frame_nbytes, frames) if isinstance(node, list) else node
-
-        def leaf(key: str, node: Any) -> Any:
+        def leaf(key: str, value: Any) -> Any:
             if key == "chunks":
-                return chunks(node)
+                return _bind_chunks(value, frame_shape, dtype.itemsize, frames)
             if key == "typesize":
-                return node or dtype.itemsize
-            return node
+                return value or dtype.itemsize
+            return value
 
-        tree = {"chunks": [1, "..."], **self.tree}
+        blosc2 = _shared({"typesize": 0}, self.tree.get("blosc2", {}))
+        tree = {"chunks": [1, "..."], **self.tree, "blosc2": blosc2}
         return Space(self.name, {key: _map(node, key, leaf) for key, node in tree.items()})
 
     def suggest(self, chooser: Chooser) -> Config:
@@ -157,17 +164,16 @@ class Space:
 
     def grid(self) -> Iterator[tuple[Choices, Config]]:
         """Every combination of choices with its configuration; those that are not allowed are left out."""
-        stack: list[list[tuple[str, int | str]]] = [[]]
-        while stack:
-            prefix = stack.pop()
-            walker = _Walk(prefix)
+        walk = _Walk()
+        while True:
             try:
-                config = self.suggest(walker)
+                config = self.suggest(walk)
             except InputError:
-                config = None
-            stack.extend(reversed(walker.branches))
-            if config is not None:
-                yield dict(walker.path), config
+                pass
+            else:
+                yield walk.choices, config
+            if not walk.advance():
+                return
 
 
 class _Given:
@@ -184,26 +190,38 @@ class _Given:
 
 
 class _Walk:
-    """A chooser that follows a prefix, then takes the first of each, and notes the branches that it left aside."""
+    """A chooser that counts through all choices, the last the fastest; `advance` between two configurations."""
 
-    def __init__(self, prefix: list[tuple[str, int | str]]) -> None:
-        self.path = list(prefix)
-        self.branches: list[list[tuple[str, int | str]]] = []
-        self._left = iter(prefix)
+    def __init__(self) -> None:
+        self._path: list[tuple[str, Sequence[str | int], int]] = []
+        self._depth = 0
+
+    @property
+    def choices(self) -> Choices:
+        return {name: values[index] for name, values, index in self._path}
+
+    def advance(self) -> bool:
+        """Go to the next; False after the last."""
+        self._depth = 0
+        while self._path:
+            name, values, index = self._path.pop()
+            if index + 1 < len(values):
+                self._path.append((name, values, index + 1))
+                return True
+        return False
 
     def choose(self, name: str, labels: tuple[str, ...]) -> str:
-        return str(self._take(name, list(labels)))
+        return str(self._take(name, labels))
 
     def number(self, name: str, low: int, high: int) -> int:
-        return int(self._take(name, list(range(low, high + 1))))
+        return int(self._take(name, range(low, high + 1)))
 
-    def _take(self, name: str, values: list[Any]) -> Any:
-        given = next(self._left, None)
-        if given is not None:
-            return given[1]
-        self.branches.extend([*self.path, (name, value)] for value in values[1:])
-        self.path.append((name, values[0]))
-        return values[0]
+    def _take(self, name: str, values: Sequence[str | int]) -> str | int:
+        if self._depth == len(self._path):
+            self._path.append((name, values, 0))
+        _, values, index = self._path[self._depth]
+        self._depth += 1
+        return values[index]
 
 
 def load_space(name_or_path: str | os.PathLike[str]) -> Space:
@@ -236,49 +254,55 @@ def shipped(name_or_path: str | os.PathLike[str], folder: str, what: str) -> tup
     return load_yaml(path), f"{path}:", path.stem
 
 
-def _parse(node: Any, place: str) -> Node:
-    if isinstance(node, dict) and "range" in node:
-        check_mapping(node, place, ("range",))
-        bounds = check_list(node["range"], join(place, "range"))
-        whole = [v for v in bounds if isinstance(v, int) and not isinstance(v, bool)]
-        if len(bounds) != 2 or len(whole) != 2 or whole[0] > whole[1]:
-            raise InputError(f"{join(place, 'range')} must be [low, high] in whole numbers, got {kind_of(bounds)}")
-        return Range(whole[0], whole[1])
-    if isinstance(node, dict) and "choose" in node:
-        options = check_list(node["choose"], join(place, "choose"))
-        if not options:
-            raise InputError(f"{join(place, 'choose')} must have at least one alternative, got none")
-        shared = {key: value for key, value in node.items() if key != "choose"}
-        parsed: list[Node] = []
-        for index, option in enumerate(options):
-            where = join(join(place, "choose"), index)
-            if shared and not isinstance(option, dict):
-                raise InputError(f"{where} must be a mapping, as other keys stand beside choose, got {kind_of(option)}")
-            parsed.append(_parse({**shared, **option} if shared else option, where))
-        return Choose(_distinct(parsed))
-    if isinstance(node, dict):
-        return {str(key): _parse(value, join(place, str(key))) for key, value in node.items()}
-    if node is None:
-        raise InputError(f"{place} must have a value, got nothing")
-    if not isinstance(node, str | int | list):
-        raise InputError(f"{place} must be a value, a list, choose: or range:, got {kind_of(node)}")
-    return node
+#: Raises InputError with the place that it is given where a value is not allowed there.
+Check: TypeAlias = "Callable[[Any, str], object]"
+
+
+def _parse_branch(node: Any, place: str) -> Choose | Mapping[str, Any]:
+    """Blosc2's keys, or `choose:` among such mappings; keys beside it hold for those that do not give their own."""
+    check_mapping(node, place, ("choose", *VALID))
+    shared = {key: _parse_leaf(node[key], join(place, key), VALID[key].check) for key in node if key != "choose"}
+    if "choose" not in node:
+        if not any(isinstance(value, Choose | Range) for value in shared.values()):
+            Blosc2.from_dict(shared, place)  # allowed together too
+        return shared
+    return _shared(shared, _choose(node["choose"], join(place, "choose"), _parse_branch))
+
+
+def _parse_leaf(node: Any, place: str, check: Check) -> Node:
+    """A value, `choose:` among such, or `range:` between two."""
+    if not isinstance(node, Mapping):
+        check(node, place)
+        return node  # type: ignore[no-any-return]
+    if len(check_mapping(node, place, ("choose", "range"))) != 1:
+        raise InputError(f"{place} must be a value, choose: or range:, got {' and '.join(node) or 'an empty mapping'}")
+    if "choose" in node:
+        return _choose(node["choose"], join(place, "choose"), lambda option, where: _parse_leaf(option, where, check))
+    where = join(place, "range")
+    bounds = check_list(node["range"], where)
+    if len(bounds) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in bounds) or bounds[0] > bounds[1]:
+        raise InputError(f"{where} must be [low, high] in whole numbers, got {kind_of(bounds)}")
+    for index, value in enumerate(bounds):
+        check(value, join(where, index))
+    return Range(*bounds)
+
+
+def _choose(options: Any, place: str, parse: Callable[[Any, str], Any]) -> Choose:
+    options = check_list(options, place)
+    if not options:
+        raise InputError(f"{place} must have at least one alternative, got none")
+    return Choose(_distinct([parse(option, join(place, index)) for index, option in enumerate(options)]))
+
+
+def _shared(shared: Mapping[str, Any], node: Choose | Mapping[str, Any]) -> Choose | Mapping[str, Any]:
+    """The node with keys that hold for each alternative that does not give its own."""
+    if isinstance(node, Choose):
+        return Choose(_distinct([_shared(shared, option) for option in node.options]))  # type: ignore[arg-type]
+    return {**shared, **node}
 
 
 def _distinct(options: list[Node]) -> tuple[Node, ...]:
     return tuple(option for index, option in enumerate(options) if option not in options[:index])
-
-
-def _alternatives(node: Any, place: str) -> Iterator[tuple[Any, str]]:
-    """Every alternative of a place with where it stands; of a range its ends."""
-    if isinstance(node, Choose):
-        for index, option in enumerate(node.options):
-            yield from _alternatives(option, join(join(place, "choose"), index))
-    elif isinstance(node, Range):
-        yield node.low, place
-        yield node.high, place
-    else:
-        yield node, place
 
 
 def _map(node: Any, key: str, leaf: Any) -> Any:
@@ -326,33 +350,27 @@ def _locate(node: Any, value: Any, name: str, choices: Choices) -> bool:
 
 def _check_chunks(chunks: Any, place: str) -> None:
     extents = check_list(chunks, place)
-    if not extents:
-        raise InputError(f"{place} must be frames and the axes of a frame, got nothing")
-    for index, extent in enumerate(extents):
-        where = join(place, index)
-        if index == 0 and isinstance(extent, str):
-            parse_size(extent, where)
-            continue
-        if extent == "..." and index == len(extents) - 1 and index > 0:
-            continue
-        whole = isinstance(extent, int) and not isinstance(extent, bool)
-        if not whole or not (extent >= 1 or (extent == -1 and index > 0)):
-            allowed = (
-                "a number of frames or a size such as 4MiB" if index == 0 else "-1, a whole number >= 1 or a last ..."
-            )
-            raise InputError(f"{where} must be {allowed}, got {kind_of(extent)}")
+    if len(extents) < 2:
+        raise InputError(f"{place} must be frames and the axes of a frame, or ..., got {kind_of(chunks)}")
+    count, *tile = extents
+    if isinstance(count, str):
+        parse_size(count, join(place, 0))
+    else:
+        FRAMES.check(count, join(place, 0))
+    for index, extent in enumerate(tile[:-1] if tile[-1] == "..." else tile, start=1):
+        EXTENT.check(extent, join(place, index))
 
 
-def _bind_chunks(chunks: list[Any], frame_shape: tuple[int, ...], frame_nbytes: int, frames: int) -> list[int]:
+def _bind_chunks(chunks: list[Any], frame_shape: tuple[int, ...], itemsize: int, frames: int) -> list[int]:
     count, *tile = chunks
-    if tile and tile[-1] == "...":
-        tile = [*tile[:-1], *[-1] * (len(frame_shape) - len(tile) + 1)]
-    if len(tile) > len(frame_shape):  # a tile of images, for spectra
-        tile = tile[len(tile) - len(frame_shape) :]
-    tile = [*[-1] * (len(frame_shape) - len(tile)), *tile]
+    ndim = len(frame_shape)
+    if tile[-1] == "...":
+        tile = [*tile[:-1], *[-1] * (ndim + 1 - len(tile))]
+    # A tile of images serves spectra by its last axes, one of spectra serves images.
+    tile = [*[-1] * (ndim - len(tile)), *tile][-ndim:]
     tile = [-1 if extent >= size else extent for extent, size in zip(tile, frame_shape, strict=True)]
     if isinstance(count, str):
         covered = [size if extent == -1 else extent for extent, size in zip(tile, frame_shape, strict=True)]
-        nbytes = frame_nbytes * math.prod(covered) // math.prod(frame_shape)
-        count = 1 << max(0, (parse_size(count, "chunks") // max(nbytes, 1)).bit_length() - 1)
+        fitting = parse_size(count, "chunks[0]") // max(1, math.prod(covered) * itemsize)
+        count = 1 << max(0, fitting.bit_length() - 1)
     return [max(1, min(count, frames)), *tile]
