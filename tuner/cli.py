@@ -110,7 +110,7 @@ def _add_read(commands: Any) -> None:
     )
     command.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder or a glob")
     _add_source(command)
-    command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is looked at (default 16MB)")
+    command.add_argument("--sample", default="64MB", metavar="SIZE", help="how much is looked at (default 64MB)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides the sample (default 0)")
 
 

@@ -117,18 +117,32 @@ class Stack:
 
         A saturated pixel is not valid either: its value is not a count.
         """
-        valid = np.ones(frames.shape, dtype=np.bool_)
+        return self._counted(frames) & ~self._beyond(frames)
+
+    def saturated(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        """True where the detector could not count, same shape as `frames`; a gap marked by a higher value is not."""
+        return self._counted(frames) & self._beyond(frames)
+
+    def _counted(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        counted = np.ones(frames.shape, dtype=np.bool_)
         if self.mask is not None:
-            valid &= ~self.mask
+            counted &= ~self.mask
         for value in self.invalid:
-            valid &= frames != value
+            counted &= frames != value
         if frames.dtype.kind == "f":
-            valid &= np.isfinite(frames)
+            counted &= np.isfinite(frames)
         if self.underload is not None:
-            valid &= ~(frames < self.underload)
-        if self.saturation is not None:
-            valid &= ~(frames >= self.saturation)
-        return valid
+            counted &= ~(frames < self.underload)
+        return counted
+
+    def _beyond(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        if self.saturation is None:
+            return np.zeros(frames.shape, dtype=np.bool_)
+        if frames.dtype.kind == "f":  # in double precision, as the limit may be above what a narrow float can hold
+            beyond: NDArray[np.bool_] = frames >= np.float64(self.saturation)
+            return beyond
+        # Whole numbers compare as such: a floating limit would take eight bytes a pixel.
+        return np.asarray(frames >= math.ceil(self.saturation))
 
 
 def convention(dtype: np.dtype[Any]) -> tuple[int, ...]:

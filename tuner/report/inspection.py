@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
     runs = [run.frames for run in sample.runs]
     frames = np.concatenate(runs)
     valid = stack.valid(frames)
-    found = traits(frames, valid, _saturated(stack, frames))
+    found = traits(frames, valid, stack.saturated(frames))
     noises = estimate(stack, runs)
     step = 1.0 if frames.dtype.kind != "f" else found["step"]
     return {
@@ -63,14 +63,6 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
             for noise in noises
         ],
     }
-
-
-def _saturated(stack: Stack, frames: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where the detector could not count; gaps are often marked by values above its limit and are not saturated."""
-    if stack.saturation is None:
-        return None
-    # In double precision, as the limit may be above what a narrow float can hold.
-    return replace(stack, saturation=None).valid(frames) & (frames >= np.float64(stack.saturation))
 
 
 def _storage(stack: Stack) -> dict[str, Any] | None:

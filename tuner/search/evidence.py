@@ -85,7 +85,7 @@ def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, 
         stack = stacks[run.stack]
         for start in range(0, len(run.frames), frames_each):
             frames = run.frames[start : start + frames_each]
-            rows.append(traits(frames, stack.valid(frames)))
+            rows.append(traits(frames, stack.valid(frames), stack.saturated(frames)))
     names = [name for name in rows[0] if all(name in row for row in rows)]
     bounds = {}
     for name in names:
@@ -97,7 +97,8 @@ def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, 
 def traits_of(sample: Sample, stacks: Sequence[Stack]) -> dict[str, float]:
     """The traits of a sample's first run."""
     run = sample.runs[0]
-    return dict(traits(run.frames, stacks[run.stack].valid(run.frames)))
+    stack = stacks[run.stack]
+    return dict(traits(run.frames, stack.valid(run.frames), stack.saturated(run.frames)))
 
 
 def digest_of(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
