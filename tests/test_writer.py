@@ -161,7 +161,7 @@ def test_a_flipped_byte_is_a_read_error(tmp_path: Path) -> None:
         damaged[index] ^= 1 << index % 8
         with h5py.File(io.BytesIO(damaged)) as file:
             assert file["entry/data/data"][::2].any()
-            with pytest.raises(OSError, match="filter returned failure"):
+            with pytest.raises(OSError, match=r"filter returned failure|Fletcher32"):
                 file["entry/data/data"][1]
 
 
