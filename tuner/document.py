@@ -17,9 +17,8 @@ import yaml
 
 from tuner.errors import InputError, TunerError
 
-#: A profile is one screen; what is hundreds of times larger is not a document of ours.
-MAX_BYTES = 1 << 20
-
+#: A profile is one screen; what is a hundred times larger is not a document of ours.
+MAX_BYTES = 256 << 10
 
 #: Deeper than any document of ours; libyaml's composer takes the process down with it at some ten thousand.
 _MAX_DEPTH = 40
@@ -63,6 +62,12 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_sequence(tag, sequence, flow_style=not nested)
 
 
+# Only what is quoted and escaped comes back: PyYAML folds a next line character (U+0085) into a space.
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, None if text.isprintable() else '"'),
+)
+
 # As in YAML 1.2 and in C, a number with an exponent needs no point: PyYAML reads 1e-05 as a text.
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
@@ -85,7 +90,7 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if len(text) > MAX_BYTES:
-        raise InputError(f"{path}: must be a YAML document of at most {MAX_BYTES >> 20} MiB")
+        raise InputError(f"{path}: must be a YAML document of at most {MAX_BYTES >> 10} KiB")
     return parse_yaml(text, str(path))
 
 
