@@ -183,6 +183,8 @@ class Meter:
                 **origin,
                 "data": self.digest,
                 "nbytes": self.sample.nbytes,
+                "dtype": self.sample.dtype.name,
+                "frame_shape": list(self.sample.frame_shape),
                 "machine": machine(),
                 "versions": versions(),
             },

@@ -82,6 +82,8 @@ class Search:
     seed : int
     jobs : int
         Threads for what is not timed.
+    dataset : str
+        What the log calls the data.
     known : sequence of Evaluation
         Taken as measured where they are of this sample: what a killed search left.
     warm : sequence of Config
@@ -102,7 +104,8 @@ class Search:
         jobs: int = 1,
         prefer: str | None = None,
         storage: str | None = None,
-        name: str = "",
+        study: str = "",
+        dataset: str = "",
         known: Iterable[Evaluation] = (),
         warm: Sequence[Config] = (),
         notify: Callable[[Progress], None] = lambda _: None,
@@ -125,13 +128,14 @@ class Search:
         self._jobs = jobs
         self._prefer = prefer
         self._notify = notify
+        self._dataset = dataset
         self._warm = warm
         self._whole = Meter(sample, frames)
         small = small_part(sample)
         self._meter = self._whole if small is sample else Meter(small, frames)
         run = max(len(run.frames) for run in self._meter.sample.runs)
         self._space = space.bind(sample.frame_shape, sample.dtype, run)
-        self._proposer = Proposer(self._space, self._meter.resolve, goal, seed, storage, name)
+        self._proposer = Proposer(self._space, self._meter.resolve, goal, seed, storage, study)
         self._known = {
             self._meter.resolve(e.config): e
             for e in known
@@ -260,7 +264,7 @@ class Search:
     def _sign(self, meter: Meter, evaluation: Evaluation) -> Evaluation:
         """Note where the evaluation is from, and log it."""
         if "data" not in evaluation.origin:
-            evaluation = replace(meter.signed(evaluation), traits=self._traits)
+            evaluation = replace(meter.signed(evaluation, dataset=self._dataset), traits=self._traits)
             self._log.append(evaluation)
         return evaluation
 
