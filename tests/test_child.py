@@ -190,8 +190,7 @@ def test_a_process_that_does_not_start_is_an_error() -> None:
 
 
 def test_the_child_imports_nothing_heavy() -> None:
-    # rich is not among them: blosc2 imports httpx, and that imports rich where its own command line is installed.
-    heavy = "optuna sklearn joblib scipy dask pandas matplotlib"
+    heavy = "optuna sklearn joblib scipy dask pandas matplotlib rich"
     code = f"import sys, tuner.apply.child; print(*(m for m in '{heavy}'.split() if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == ""
