@@ -38,7 +38,7 @@ def console(file: TextIO) -> Console:
     """A console that colours a terminal, and neither colours, wraps nor cuts anywhere else."""
     if file.isatty():
         return Console(file=file, highlight=False)
-    return Console(file=file, highlight=False, width=_PIPE_WIDTH, no_color=True, soft_wrap=True)
+    return Console(file=file, highlight=False, width=_PIPE_WIDTH, force_terminal=False, no_color=True, soft_wrap=True)
 
 
 class SearchProgress:

@@ -1,0 +1,225 @@
+"""The command line: what each command prints, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tuner.cli import main
+from tuner.profile import load_profile
+
+#: The program as users run it.
+TUNER = Path(sys.executable).with_name("tuner")
+
+COMMANDS = ("demo", "read", "search", "apply", "verify")
+FRAMES = np.random.default_rng(0).poisson(20, (16, 64, 64)).astype("uint16")
+#: A search that is over at once.
+BRIEF = ("--budget", "9", "--space", "quick")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/data/data"] = FRAMES
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("flag", ["--json", "--quiet", None])
+def test_from_a_simulated_scan_to_a_verified_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str | None
+) -> None:
+    scan, profile, out = (tmp_path / name for name in ("scan.nxs", "scan.yaml", "out.h5"))
+    commands = [
+        ("demo", "-o", scan, "--technique", "saxs", "--frames", 4),
+        ("read", scan),
+        ("search", scan, "-o", profile, *BRIEF),
+        ("apply", profile, scan, out),
+        ("verify", profile, out, "--against", scan),
+        ("verify", profile, scan),
+    ]
+    keys = [{"path", "shape"}, {"stacks"}, {"profile", "front", "log"}, {"files"}, {"files"}, {"frames", "ratio"}]
+    for command, expected in zip(commands, keys, strict=True):
+        assert run(*command, *([flag] if flag else [])) == 0
+        out_text, err = capfd.readouterr()
+        assert "\x1b" not in out_text + err
+        if flag == "--json":
+            (line,) = out_text.splitlines()
+            assert expected <= set(json.loads(line))
+        elif flag == "--quiet":
+            assert out_text == ""
+            assert [line for line in err.splitlines() if "warning: " not in line] == []
+        else:
+            assert out_text
+            assert bool(err) == (command[0] == "search") or "warning: " in err
+
+
+def test_quiet_and_json_together_print_the_object_alone(scan: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("read", scan, "--quiet", "--json") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["stacks"]
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    example = text.partition("example: ")[2].strip()
+    assert example.startswith(f"tuner {command} ")
+
+
+def test_a_table_in_a_pipe_is_plain_and_uncut(scan: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [TUNER, "search", scan, "-o", tmp_path / "scan.yaml", "--budget", "20"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "40", "FORCE_COLOR": "1", "TERM": "xterm-256color"},
+        check=True,
+    )
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "…" not in done.stdout
+    for name in ("none", "gzip", "bslz4", "blosc2", "zstd"):
+        assert any(line.strip().startswith(f"{name}: ") for line in done.stdout.splitlines())
+    (result,) = [line for line in done.stdout.splitlines() if line.startswith("> is the result: ratio ")]
+    profile = load_profile(tmp_path / "scan.yaml")
+    assert f"ratio {profile.evidence['metrics']['ratio']:.2f}," in result
+    assert f"{tmp_path}/scan.yaml" in done.stdout
+
+
+def test_the_reader_of_the_output_may_leave(scan: Path) -> None:
+    with subprocess.Popen([TUNER, "read", scan], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_requirements_that_cannot_be_met_name_the_nearest(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run("search", scan, "-o", tmp_path / "scan.yaml", "--require", "ratio >= 1000", "--quiet", *BRIEF)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 3
+    assert line.startswith("tuner: nothing meets the requirements; nearest is ")
+    assert "chunk " in line
+    assert line.endswith(" must be >= 1000")
+    assert not (tmp_path / "scan.yaml").exists()
+
+
+def test_a_changed_pixel_is_found_and_its_frame_named(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile, out = tmp_path / "scan.yaml", tmp_path / "out.h5"
+    assert run("search", scan, "-o", profile, "--quiet", *BRIEF) == 0
+    assert run("apply", profile, scan, out, "--quiet") == 0
+    with h5py.File(scan, "r+") as file:
+        file["entry/data/data"][11, 63, 5] += 1
+    assert run("verify", profile, out, "--against", scan) == 4
+    out_text, err = capsys.readouterr()
+    assert out_text == ""
+    assert err == f"tuner: {out}: /entry/data/data: frame 11 differs from that of {scan}\n"
+
+
+def test_a_profile_that_does_not_hold_on_other_data(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "scan.yaml"
+    options = ("--maximize", "ratio", "--require", "ratio >= 2", "--quiet")
+    assert run("search", scan, "-o", profile, *options, *BRIEF) == 0
+    with h5py.File(scan, "r+") as file:
+        file["entry/data/data"][...] = np.random.default_rng(0).integers(0, 1 << 16, FRAMES.shape)
+    assert run("verify", profile, scan) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tuner: {scan}: ratio must be ratio >= 2")
+
+
+def test_the_same_seed_draws_the_same_sample(scan: Path, tmp_path: Path) -> None:
+    digests = set()
+    for name in ("a", "b"):
+        options = ("--sample", "32KiB", "--seed", 7, "--quiet")
+        assert run("search", scan, "-o", tmp_path / name, *options, *BRIEF) == 0
+        digests.add(load_profile(tmp_path / name).evidence["data"])
+    assert len(digests) == 1
+
+
+def test_prefer_takes_an_end_of_the_front(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for metric in ("ratio", "encode_mb_s"):
+        options = ("--prefer", metric, "--json", "--budget", "24")
+        assert run("search", scan, "-o", tmp_path / "scan.yaml", *options) == 0
+        found = json.loads(capsys.readouterr().out)
+        chosen = found["profile"]["evidence"]["metrics"][metric]
+        value = chosen[0] if isinstance(chosen, list) else chosen
+        assert value == pytest.approx(max(e["metrics"][metric] for e in found["front"]), rel=1e-4)
+
+
+def test_a_storage_mirrors_every_trial(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import optuna
+
+    url = f"sqlite:///{tmp_path}/trials.db"
+    assert run("search", scan, "-o", tmp_path / "scan.yaml", "--storage", url, "--json", *BRIEF) == 0
+    log = Path(json.loads(capsys.readouterr().out)["log"])
+    logged = [json.loads(line)["origin"] for line in log.read_text().splitlines()]
+    searched = [origin for origin in logged if "baseline" not in origin and "finalist" not in origin]
+    (name,) = optuna.study.get_all_study_names(url)
+    trials = optuna.load_study(study_name=name, storage=url).trials
+    assert len(trials) == len(searched) > 0
+
+
+def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path) -> None:
+    path = tmp_path / "scan.yaml"
+    with subprocess.Popen(
+        [TUNER, "search", scan, "-o", path, "--budget", "10m"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "best so far" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "tuner: interrupted; the profile holds the best so far"
+    assert "Traceback" not in err
+    assert "> is the result: ratio " in out
+    assert load_profile(path, strict=True).evidence["search"]["stopped"] == "interrupted"
+
+
+def test_an_interrupt_before_there_is_a_best_leaves_no_profile(scan: Path, tmp_path: Path) -> None:
+    for wait in (0.0, 0.3, 0.8):
+        with subprocess.Popen(
+            [TUNER, "search", scan, "-o", tmp_path / "scan.yaml", "--require", "ratio >= 1000", "--budget", "10m"],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            process.stderr.readline()  # the search has begun
+            time.sleep(wait)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err.splitlines()[-1] == "tuner: interrupted"
+        assert "Traceback" not in err
+        assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["scan.h5"]
