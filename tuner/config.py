@@ -31,6 +31,9 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     *((first, second) for first in FILTERS for second in FILTERS if second != "delta"),
 )
 
+#: The smallest block that c-blosc2 takes as given.
+MIN_BLOCKSIZE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -65,7 +68,7 @@ VALID: dict[str, Interval | OneOf | Chain] = {
     "filters": Chain(),
     "splitmode": OneOf(tuple(SPLITMODES)),
     "typesize": Interval(0, 255),
-    "blocksize": Interval(256, 536_866_816, also=0),  # what c-blosc2 takes as given, up to BLOSC2_MAXBLOCKSIZE
+    "blocksize": Interval(MIN_BLOCKSIZE, 536_866_816, also=0),  # up to BLOSC2_MAXBLOCKSIZE
 }
 
 
@@ -170,7 +173,8 @@ splitmode='auto', typesize=2, blocksize=160000))
             raise InputError(f"typesize must divide the chunk of {nbytes} bytes, got {typesize}")
         if self.blosc2.blocksize % typesize:
             raise InputError(f"blocksize must be a multiple of typesize {typesize}, got {self.blosc2.blocksize}")
-        blocksize = min(self.blosc2.blocksize, nbytes)
+        # A chunk of less than the least block is one block by itself.
+        blocksize = min(self.blosc2.blocksize, nbytes) if nbytes >= MIN_BLOCKSIZE else 0
         return Config(chunks, replace(self.blosc2, typesize=typesize, blocksize=blocksize))
 
     def to_dict(self) -> dict[str, Any]:
