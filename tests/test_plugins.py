@@ -31,7 +31,7 @@ from tuner.goal import Goal
 from tuner.measure.access import read_frames
 from tuner.measure.meter import Meter
 from tuner.measure.verify import verify_original
-from tuner.profile import Match, Profile, load_profile
+from tuner.profile import Match, Profile, Readers, load_profile
 from tuner.read import open_stacks
 from tuner.read.sampling import Run, Sample
 from tuner.search.budget import Budget
@@ -247,7 +247,7 @@ def test_from_search_to_a_verified_file(tmp_path: Path) -> None:
     profile = load_profile(tmp_path / "p.yaml")
     codec = profile.config.blosc2.codec
     assert codec in PLUGINS  # smooth counts are what they are for
-    assert profile.readers.plugins == (PLUGINS[codec],)
+    assert profile.readers == Readers("7.0.0", (PLUGINS[codec],))
     assert profile.fallback.blosc2.codec not in PLUGINS
     assert profile.evidence["metrics"]["h5py_frame_read_mb_s"] > 0
     for arguments in (

@@ -33,8 +33,9 @@ from tuner.noise import Noise
 #: The profile's version; older ones are read for ever, newer ones refused.
 SCHEMA = 1
 
-#: What a filter needs of a reader (hdf5plugin's release notes); every other is read since Blosc2 came in.
-_FIRST_HDF5PLUGIN = {"bytedelta": "4.4.0"}
+#: What a filter or a codec needs of a reader; every other is read since Blosc2 came in. For the filter by hdf5plugin's
+#: release notes, for the plug-ins by trial: they need c-blosc2 3, which came with 7.0, and 6.0 fails.
+_FIRST_HDF5PLUGIN = {"bytedelta": "4.4.0", **dict.fromkeys(PLUGINS, "7.0.0")}
 _BLOSC2_CAME_IN = "4.1.0"
 
 _DTYPES = (
@@ -100,8 +101,8 @@ class Readers:
         >>> Readers.of(Config())
         Readers(hdf5plugin='4.1.0', plugins=())
         """
-        filters = {name for config in configs for name in config.blosc2.filters}
-        versions = [_FIRST_HDF5PLUGIN[name] for name in sorted(filters & set(_FIRST_HDF5PLUGIN))]
+        names = {name for config in configs for name in (config.blosc2.codec, *config.blosc2.filters)}
+        versions = [version for name, version in _FIRST_HDF5PLUGIN.items() if name in names]
         plugins = {PLUGINS[config.blosc2.codec] for config in configs if config.blosc2.codec in PLUGINS}
         return cls(max([_BLOSC2_CAME_IN, *versions]), tuple(sorted(plugins)))
 
