@@ -140,6 +140,8 @@ class Log:
             if self._handle is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+                if os.fstat(self._handle).st_size:
+                    line = b"\n" + line  # what another left torn is a line of its own
             while line:
                 line = line[os.write(self._handle, line) :]
         except OSError as error:
