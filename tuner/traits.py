@@ -151,7 +151,7 @@ def missing_codes(pixels: Pixels) -> float:
     dense = above[above < _MOST_CODES * pixels.step]
     if not dense.size:
         return 0.0
-    counts = _histogram(
+    counts = histogram(
         dense if pixels.step == 1 else np.rint(dense / pixels.step), int(dense.max() / pixels.step + 1.5)
     )
     if len(counts) <= 2 * _NEIGHBOURS:
@@ -265,10 +265,10 @@ def _byte_entropy(values: NDArray[Any]) -> float:
     if not values.size:
         return 0.0
     planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize)
-    return sum(_entropy(_histogram(plane, 256)) for plane in planes.T) / planes.shape[1]
+    return sum(entropy(histogram(plane, 256)) for plane in planes.T) / planes.shape[1]
 
 
-def _histogram(codes: NDArray[Any], length: int) -> NDArray[np.intp]:
+def histogram(codes: NDArray[Any], length: int) -> NDArray[np.intp]:
     """How often each whole number from 0 occurs; part by part, as numpy makes eight bytes of each."""
     counts = np.zeros(length, np.intp)
     for part in np.split(codes, range(_PART, codes.size, _PART)):
@@ -276,7 +276,7 @@ def _histogram(codes: NDArray[Any], length: int) -> NDArray[np.intp]:
     return counts
 
 
-def _entropy(counts: NDArray[np.intp]) -> float:
+def entropy(counts: NDArray[np.intp]) -> float:
     """Entropy of what occurred so often, bits."""
     shares = counts[counts > 0] / counts.sum()
     return max(0.0, -float((shares * np.log2(shares)).sum()))
