@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", EvidenceVoidWarning)
+    # c-blosc2 asks whatever `python` is first on PATH where a codec plug-in is; the one that runs us knows.
+    here, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, path])
     try:
         options = _parser().parse_args(arguments)
         return int(options.run(options) or 0)

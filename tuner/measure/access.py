@@ -43,14 +43,14 @@ def read_frames(meter: Meter, config: Config) -> Timing:
         Where h5py cannot read the frames, or they come back different.
     """
     frames = max((run.frames for run in meter.sample.runs), key=len)
-    if meter.resolve(config).blosc2.codec in PLUGINS:
+    if config.blosc2.codec in PLUGINS:
         rates, digest = _read_elsewhere(meter, config, frames)
     else:
         with h5py.File("access", "w", driver="core", backing_store=False) as file:
             _write(file, meter, config, frames)
             rates, digest = _read(file)
     if digest != hashlib.sha256(np.ascontiguousarray(frames[:_MOST_FRAMES]).data).hexdigest():
-        raise CodecError(f"{config.blosc2}: h5py reads other pixels than were written")
+        raise CodecError(f"h5py reads other pixels than were written with {config.blosc2}")
     return Timing(tuple(rates))
 
 
@@ -83,11 +83,12 @@ def _read_elsewhere(meter: Meter, config: Config, frames: NDArray[Any]) -> tuple
             _write(file, meter, config, frames)
         command = [sys.executable, "-m", "tuner.measure.access", str(path)]
         try:
-            done = subprocess.run(
-                command, env=plugin_environment(), capture_output=True, timeout=_TIMEOUT_S, check=True
-            )
-        except subprocess.SubprocessError as error:
-            raise CodecError(f"{config.blosc2}: h5py cannot read what was written: {error}") from None
+            done = subprocess.run(command, env=plugin_environment(), capture_output=True, text=True, timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise CodecError(f"h5py took more than {_TIMEOUT_S:g} s to read {config.blosc2}") from None
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise CodecError(f"h5py cannot read {config.blosc2}: {why}")
     rates, digest = json.loads(done.stdout)
     return rates, digest
 
