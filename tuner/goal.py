@@ -255,9 +255,10 @@ class Judge:
             The scale to take, where another front than theirs tells better what can be reached.
         """
         evaluations = list(evaluations)
-        feasible = self.feasible(evaluations)
+        # Sorting keeps the order of equals: what another is better than never comes before it.
+        feasible = sorted(self.feasible(evaluations), key=self._values, reverse=True)
         if prefer is not None:
-            return sorted(feasible, key=lambda e: (e.metrics[prefer], *self._values(e)), reverse=True)
+            return sorted(feasible, key=lambda e: e.metrics[prefer], reverse=True)
         scale = scale or self.scale(evaluations)
 
         def distance(evaluation: Evaluation) -> float:
