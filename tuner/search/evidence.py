@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 from tuner.evaluation import Evaluation
-from tuner.measure.timing import machine, versions
+from tuner.measure.probe import probe_traits
+from tuner.measure.timing import Reference, machine, versions
 from tuner.profile import Invalid, Match, Profile
 from tuner.read.sampling import Sample
+from tuner.redundancy import redundancies
 from tuner.search.run import Result
 from tuner.stack import Stack
 from tuner.traits import traits
 
 #: Into how many pieces a sample is cut to see how its traits vary.
 _PIECES = 32
+#: Runs of which traits are taken, at most.
+_RUNS = 4
 
 
 def profile_of(
@@ -95,10 +99,17 @@ def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, 
 
 
 def traits_of(sample: Sample, stacks: Sequence[Stack]) -> dict[str, float]:
-    """The traits of a sample's first run."""
-    run = sample.runs[0]
-    stack = stacks[run.stack]
-    return dict(traits(run.frames, stack.valid(run.frames), stack.saturated(run.frames)))
+    """What a guess is made from: traits and redundancies of some evenly spaced runs, on average, and a probe of all."""
+    spaced = np.linspace(0, len(sample.runs) - 1, min(len(sample.runs), _RUNS)).round().astype(int)
+    runs = [sample.runs[index] for index in spaced]
+    rows = []
+    for run in runs:
+        stack = stacks[run.stack]
+        valid, saturated = stack.valid(run.frames), stack.saturated(run.frames)
+        rows.append({**traits(run.frames, valid, saturated), **redundancies(run.frames, valid)})
+    weights = [run.frames.nbytes for run in runs]
+    means = {name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]}
+    return {**means, **probe_traits(sample, Reference())}
 
 
 def digest_of(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
