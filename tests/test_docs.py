@@ -92,7 +92,9 @@ def test_the_examples_of_a_page_run_in_their_order(name: str, folder: Path, capf
             Path(block.partition("\n")[0].removeprefix("# ")).write_text(block, encoding="utf-8")
             yaml.safe_load(block)
         for command in commands(block) if language == "console" else ():
-            assert run(command) == 0, f"tuner {shlex.join(command)}: {capfd.readouterr().err}"
+            # A speed in MB/s may be more than a busy machine can do.
+            allowed = (0, 3) if {"--require", "--goal"} & {*command} else (0,)
+            assert run(command) in allowed, f"tuner {shlex.join(command)}: {capfd.readouterr().err}"
 
 
 @pytest.mark.parametrize("name", names(PAGES))
@@ -194,3 +196,16 @@ def test_the_file_that_needs_a_dependency_imports_it(name: str, path: str) -> No
     wanted = r"\bimport .*\bPLUGINS\b" if name in PLUGINS.values() else rf"^\s*(import|from) {module}\b"
     texts = (file.read_text(encoding="utf-8") for file in files)
     assert any(re.search(wanted, text, re.MULTILINE) for text in texts), f"{path} does not import {module}"
+
+
+def test_the_lines_that_troubleshooting_explains_are_lines_of_ours() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tuner").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # texts that go on in the next line
+    quoted = [line for cell in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for line in re.findall("`(.*?)`", cell)]
+    assert len(quoted) > 30
+    # Three words that follow each other, as paths, names and numbers between them vary.
+    words = {line: re.split(r"[ ,:]+", line) for line in quoted}
+    said = {line: [" ".join(w[i : i + 3]) for i in range(len(w) - 2)] for line, w in words.items()}
+    source = re.sub(r"[,:]", "", source)
+    assert [line for line, parts in said.items() if not any(part in source for part in parts)] == []
