@@ -47,14 +47,14 @@ _WIDTH = 132
 
 
 class _Dumper(yaml.SafeDumper):
-    """Flow style for leaves, mappings and lists without mappings in them, where they fit into a line."""
+    """Flow style for leaves, lists and mappings without mappings in them, where they fit into two lines."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """What stands in two places is written twice, as the loader refuses aliases."""
         return True
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        leaf = not any(isinstance(value, Mapping) for value in mapping.values()) and len(str(mapping)) < _WIDTH + 20
+        leaf = not any(isinstance(value, Mapping) for value in mapping.values()) and len(str(mapping)) < 2 * _WIDTH
         return super().represent_mapping(tag, mapping, flow_style=leaf or not mapping)
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
