@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -115,7 +117,8 @@ def home() -> Path:
 class Log:
     """An append-only file of evaluations, one JSON line each; a run appends to a file of its own.
 
-    A line is handed to the system in one write: a kill leaves at most the last one torn, and `read_log` skips it.
+    A line is handed to the system in one write: a kill leaves at most the last one torn, and `read_log` skips it. What
+    the line before of the same data says too, traits, machine and versions, is left out and only named under ``same``.
 
     Parameters
     ----------
@@ -126,6 +129,7 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
+        self._before: dict[str, dict[str, Any]] = {}
 
     def append(self, evaluation: Evaluation) -> None:
         """Write one evaluation.
@@ -135,7 +139,7 @@ class Log:
         TunerError
             Where the file cannot be written to.
         """
-        line = canonical_json(evaluation.to_dict()).encode() + b"\n"
+        line = canonical_json(_shortened(evaluation.to_dict(), self._before)).encode() + b"\n"
         try:
             if self._handle is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,7 @@ class Log:
             while line:
                 line = line[os.write(self._handle, line) :]
         except OSError as error:
+            self._before.clear()  # the next line must not rely on this one
             raise TunerError(f"{self.path}: the log cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
@@ -161,26 +166,64 @@ class Log:
 
 
 def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]:
-    """The evaluations of a log file, or of all ``*.jsonl`` below a folder; what is torn or not ours is skipped.
+    """The evaluations of a log file, or of all logs below a folder; what is torn or not ours is skipped.
+
+    A log is ``*.jsonl`` or ``*.jsonl.gz``. Where the line is torn or skipped that another one leaves traits, machine or
+    versions to, that one has none.
 
     Parameters
     ----------
     path : path
     containing : texts
-        Only lines that contain one of them, where any are given; the others are not even parsed.
+        Only lines that contain one of them, such as digests of data, where any are given; others are not even parsed.
     """
     texts = [text.encode() for text in containing]
-    files: Iterable[Path] = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    for file in files:
-        try:
-            lines = file.open("rb")
-        except OSError:
-            continue
-        with lines:
-            for line in lines:
-                if texts and not any(text in line for text in texts):
-                    continue
-                try:
-                    yield Evaluation.from_dict(json.loads(line))
-                except (ValueError, RecursionError):  # InputError is a ValueError
-                    continue
+    for file in sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]) if path.is_dir() else [path]:
+        before: dict[str, dict[str, Any]] = {}
+        for line in _lines(file):
+            if texts and not any(text in line for text in texts):
+                continue
+            try:
+                yield Evaluation.from_dict(_restored(json.loads(line), before))
+            except (ValueError, RecursionError):  # InputError is a ValueError
+                continue
+
+
+#: What may be left out of a line: the traits, and these of the origin.
+_REPEATED = ("machine", "versions")
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """The lines of a log, as far as it can be read."""
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            yield from lines
+    except (OSError, EOFError, zlib.error):
+        return
+
+
+def _shortened(document: dict[str, Any], before: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A line's document without what `before` has of the same data; `before` is brought up to date."""
+    origin = document["origin"]
+    known = before.setdefault(str(origin.get("data")), {})
+    whole = {"traits": document["traits"], **{key: origin[key] for key in _REPEATED if key in origin}}
+    same = [key for key, value in whole.items() if value and known.get(key) == value]
+    known.update(whole)
+    if not same:
+        return document
+    short = {key: value for key, value in document.items() if key not in same}
+    return {**short, "origin": {key: value for key, value in origin.items() if key not in same}, "same": same}
+
+
+def _restored(document: Any, before: dict[str, dict[str, Any]]) -> Any:
+    """The inverse of `_shortened`, line by line; what is no such document is left to `Evaluation.from_dict`."""
+    if not isinstance(document, dict) or not isinstance(origin := document.get("origin"), dict):
+        return document
+    known = before.setdefault(str(origin.get("data")), {})
+    same = document.pop("same", None)
+    for key in known if isinstance(same, list) else ():
+        if key in same:
+            (document if key == "traits" else origin)[key] = known[key]
+    known["traits"] = document.get("traits", {})
+    known.update((key, origin[key]) for key in _REPEATED if key in origin)
+    return document
