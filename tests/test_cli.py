@@ -79,6 +79,15 @@ def test_quiet_and_json_together_print_the_object_alone(scan: Path, capfd: pytes
     assert err == ""
 
 
+def test_frames_that_were_never_written_stay_so(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("search", scan, "-o", tmp_path / "scan.yaml", "--quiet", *BRIEF) == 0
+    with h5py.File(tmp_path / "planned.h5", "w") as file:
+        file.create_dataset("entry/data/data", FRAMES.shape, FRAMES.dtype, chunks=(1, 64, 64))
+    assert run("apply", tmp_path / "scan.yaml", tmp_path / "planned.h5", tmp_path / "out.h5") == 0
+    assert "0.1 MB as 0.0 MB, ratio inf" in capsys.readouterr().out
+    assert run("verify", tmp_path / "scan.yaml", tmp_path / "out.h5", "--against", tmp_path / "planned.h5") == 0
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner.errors import InputError, TunerError
 from tuner.profile import EvidenceVoidWarning, Profile, load_profile
+from tuner.stack import Stack
 
 _INTERRUPTED = 130
 
@@ -186,16 +189,16 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _read(options: argparse.Namespace) -> None:
     from tuner.document import parse_size
-    from tuner.read import open_stacks
     from tuner.read.sampling import draw_sample
     from tuner.report.inspection import format_inspection, inspect
 
     nbytes = parse_size(options.sample, "--sample")
     inspections = []
-    for stack in open_stacks(options.files, options.dataset, _axes(options)):
-        inspections.append(inspect(stack, draw_sample([stack], nbytes, options.seed)))
-        if not (options.json or options.quiet):
-            print(format_inspection(inspections[-1]))
+    with _opened(options, options.files) as stacks:
+        for stack in stacks:
+            inspections.append(inspect(stack, draw_sample([stack], nbytes, options.seed)))
+            if not (options.json or options.quiet):
+                print(format_inspection(inspections[-1]))
     if options.json:
         _print_json({"stacks": inspections})
 
@@ -244,29 +247,26 @@ def _apply(options: argparse.Namespace) -> None:
     if len(options.files) < 2:
         raise InputError("apply needs SRC and DST, got only one path")
     from tuner.apply.repack import repack
-    from tuner.read import open_stacks
 
     *sources, destination = options.files
     profile = _load(options)
-    stacks = open_stacks(sources, options.dataset, _axes(options))
-    done = repack(
-        profile, stacks, sources, destination, options.dataset, overwrite=options.overwrite, workers=options.workers
-    )
+    with _opened(options, sources) as stacks:
+        done = repack(
+            profile, stacks, sources, destination, options.dataset, overwrite=options.overwrite, workers=options.workers
+        )
     _answer(options, done, _applied(done))
 
 
 def _applied(done: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
-        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['ratio']:.2f},"
+        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['ratio'] or math.inf:.2f},"
         f" at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
         for file in done["files"]
     )
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from tuner.read import open_stacks
-
     profile = _load(options)
     if options.against:
         _verify_written(options, profile)
@@ -274,8 +274,9 @@ def _verify(options: argparse.Namespace) -> None:
     from tuner.document import parse_size
     from tuner.measure.verify import verify_original
 
-    stacks = open_stacks(options.files, options.dataset, _axes(options))
-    verified = verify_original(profile, stacks, parse_size(options.sample, "--sample"))
+    nbytes = parse_size(options.sample, "--sample")
+    with _opened(options, options.files) as stacks:
+        verified = verify_original(profile, stacks, nbytes)
     for warning in verified["warnings"]:
         _say(f"tuner: warning: {warning}")
     requirements = "".join(
@@ -292,15 +293,14 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
     from tuner.apply.foreign import verify_written
-    from tuner.read import open_stacks
 
-    stacks = open_stacks(options.against, options.dataset, _axes(options))
-    if len(stacks) != len(options.files):
-        raise InputError(f"--against must name one original for each file, got {len(stacks)} for {len(options.files)}")
     verified = []
-    for stack, written in zip(stacks, options.files, strict=True):
-        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
-        verified.append({"path": written, **verify_written(stack, written)})
+    with _opened(options, options.against) as stacks:
+        if (originals := len(stacks)) != (files := len(options.files)):
+            raise InputError(f"--against must name one original for each file, got {originals} for {files}")
+        for stack, written in zip(stacks, options.files, strict=True):
+            profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+            verified.append({"path": written, **verify_written(stack, written)})
     reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
     _answer(
         options,
@@ -311,6 +311,18 @@ def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
             for v in verified
         ),
     )
+
+
+@contextmanager
+def _opened(options: argparse.Namespace, paths: Sequence[str]) -> Iterator[list[Stack]]:
+    from tuner.read import open_stacks
+
+    stacks = open_stacks(paths, options.dataset, _axes(options))
+    try:
+        yield stacks
+    finally:
+        for stack in stacks:
+            stack.close()
 
 
 def _load(options: argparse.Namespace) -> Profile:

@@ -112,6 +112,12 @@ class Stack:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape), in the stack's dtype."""
         return self.source.read(start, stop)
 
+    def close(self) -> None:
+        """Let go of the files; they are opened again where more is read."""
+        for stack in (self, self.flats, self.darks):
+            if stack is not None:
+                stack.source.close()
+
     def valid(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
         """True where a pixel counts: not masked, not marked invalid, not underloaded, finite; same shape as `frames`.
 

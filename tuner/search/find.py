@@ -108,6 +108,8 @@ def search(
     nbytes = parse_size(sample, "--sample")
     stacks = open_stacks(paths, dataset, axes)
     drawn = draw_sample(stacks, nbytes, seed)
+    for stack in stacks:
+        stack.close()
     name = name or _name_of(paths)
     frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
