@@ -260,8 +260,8 @@ def _apply(options: argparse.Namespace) -> None:
 def _applied(done: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
-        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB, ratio {file['ratio'] or math.inf:.2f},"
-        f" at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
+        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
+        f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
         for file in done["files"]
     )
 
