@@ -160,6 +160,11 @@ def test_pages_and_records_are_listed_and_dated() -> None:
         assert re.match(r"\d{4}-\d\d-\d\d, ", line[2])
 
 
+def test_the_readme_has_the_place_that_the_benchmark_fills() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"<!-- results/real_data\.md -->\n.*?<!-- end -->", text, re.DOTALL)) == 1
+
+
 def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for page in PAGES:
