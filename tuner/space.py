@@ -164,16 +164,12 @@ class Space:
 
     def grid(self) -> Iterator[tuple[Choices, Config]]:
         """Every combination of choices with its configuration; those that are not allowed are left out."""
-        walk = _Walk()
-        while True:
+        for choices, document in _combine([(key, key, node) for key, node in self.tree.items()]):
             try:
-                config = self.suggest(walk)
+                config = Config.from_dict(document)
             except InputError:
-                pass
-            else:
-                yield walk.choices, config
-            if not walk.advance():
-                return
+                continue
+            yield choices, config
 
 
 class _Given:
@@ -187,41 +183,6 @@ class _Given:
 
     def number(self, name: str, low: int, high: int) -> int:
         return int(self._choices[name])
-
-
-class _Walk:
-    """A chooser that counts through all choices, the last the fastest; `advance` between two configurations."""
-
-    def __init__(self) -> None:
-        self._path: list[tuple[str, Sequence[str | int], int]] = []
-        self._depth = 0
-
-    @property
-    def choices(self) -> Choices:
-        return {name: values[index] for name, values, index in self._path}
-
-    def advance(self) -> bool:
-        """Go to the next; False after the last."""
-        self._depth = 0
-        while self._path:
-            name, values, index = self._path.pop()
-            if index + 1 < len(values):
-                self._path.append((name, values, index + 1))
-                return True
-        return False
-
-    def choose(self, name: str, labels: tuple[str, ...]) -> str:
-        return str(self._take(name, labels))
-
-    def number(self, name: str, low: int, high: int) -> int:
-        return int(self._take(name, range(low, high + 1)))
-
-    def _take(self, name: str, values: Sequence[str | int]) -> str | int:
-        if self._depth == len(self._path):
-            self._path.append((name, values, 0))
-        _, values, index = self._path[self._depth]
-        self._depth += 1
-        return values[index]
 
 
 def load_space(name_or_path: str | os.PathLike[str]) -> Space:
@@ -324,6 +285,32 @@ def _suggest(node: Any, name: str, chooser: Chooser) -> Any:
     if isinstance(node, Mapping):
         return {key: _suggest(value, f"{name}.{key}", chooser) for key, value in node.items()}
     return node
+
+
+def _expand(node: Any, name: str) -> Iterator[tuple[Choices, Any]]:
+    """Every combination of choices below a place, with the value that comes of it."""
+    if isinstance(node, Choose):
+        for index, (label, option) in enumerate(zip(node.labels, node.options, strict=True)):
+            for choices, value in _expand(option, f"{name}[{index}]"):
+                yield {name: label, **choices}, value
+    elif isinstance(node, Range):
+        for number in range(node.low, node.high + 1):
+            yield {name: number}, number
+    elif isinstance(node, Mapping):
+        yield from _combine([(key, f"{name}.{key}", value) for key, value in node.items()])
+    else:
+        yield {}, node
+
+
+def _combine(nodes: Sequence[tuple[str, str, Any]]) -> Iterator[tuple[Choices, dict[str, Any]]]:
+    """Every combination of keyed nodes, one at a time: a range may be too wide to be held."""
+    if not nodes:
+        yield {}, {}
+        return
+    (key, name, node), *rest = nodes
+    for choices, value in _expand(node, name):
+        for others, values in _combine(rest):
+            yield {**choices, **others}, {key: value, **values}
 
 
 def _locate(node: Any, value: Any, name: str, choices: Choices) -> bool:
