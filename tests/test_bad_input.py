@@ -360,6 +360,7 @@ def test_a_full_disk(scan: Path, tmp_path: Path, kilobytes: int) -> None:
     before = content(tmp_path)
     for command in (
         ["apply", tmp_path / "scan.yaml", scan, tmp_path / "out.h5"],
+        ["demo", "-o", tmp_path / "new.nxs", "--frames", "4"],
         *([["search", scan, "-o", tmp_path / "new.yaml", "--budget", "8"]] if not kilobytes else []),
     ):
         done = subprocess.run(

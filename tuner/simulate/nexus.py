@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -41,18 +42,50 @@ def write_nexus(path: str | os.PathLike[str], simulation: Simulation) -> None:
         raise InputError(f"{path}: folder {path.parent} must be writable")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with h5py.File(part, "w") as file:
-            _write(file, simulation)
+        with _Disk(part, "w+") as disk:
+            try:
+                with h5py.File(disk, "w") as file:
+                    _write(file, simulation, disk)
+            finally:
+                disk.check()
         part.replace(path)
     except OSError as error:
-        # HDF5's own text takes several lines.
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        raise TunerError(f"{path}: cannot be written: {reason}") from None
+        raise TunerError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
 
 
-def _write(file: h5py.File, simulation: Simulation) -> None:
+class _Disk(io.FileIO):
+    """A file that takes what a full disk does not, as HDF5 crashes over a write that fails; `check` tells of it."""
+
+    _error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or note why not; the bytes written, as far as HDF5 is to know."""
+        left = memoryview(data).cast("B")
+        nbytes = len(left)
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or note why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise what went wrong first."""
+        if self._error is not None:
+            raise self._error
+
+
+def _write(file: h5py.File, simulation: Simulation, disk: _Disk) -> None:
     file.attrs["default"] = "entry"
     entry = _group(file, "entry", "NXentry")
     entry.attrs["default"] = "data"
@@ -81,6 +114,7 @@ def _write(file: h5py.File, simulation: Simulation) -> None:
     dataset.attrs["interpretation"] = simulation.interpretation
     for index, frame in enumerate(simulation):
         dataset[np.unravel_index(index, simulation.scan_shape)] = frame
+        disk.check()
 
 
 def _group(parent: h5py.Group, name: str, nexus_class: str) -> h5py.Group:
