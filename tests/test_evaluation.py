@@ -114,6 +114,29 @@ def test_what_is_appended_is_read_back_in_order(
     assert list(read_log(path)) == appended
 
 
+def test_the_name_of_any_file_is_remembered(tmp_path: Path) -> None:
+    evaluation = Evaluation(None, {"ratio": 1.0}, origin={"dataset": os.fsdecode(b"sc\xffn.npy")})
+    with Log(tmp_path / "run.jsonl") as log:
+        log.append(evaluation)
+    assert list(read_log(tmp_path)) == [evaluation]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from([0.0, 1.0])), max_size=8))
+def test_what_lines_have_in_common_is_restored(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[str, str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "run.jsonl"
+    appended = [
+        Evaluation(None, {"ratio": 1.0}, traits={"mean": mean}, origin={"data": data, "machine": {"host": host}})
+        for data, host, mean in runs
+    ]
+    with Log(path) as log:
+        for evaluation in appended:
+            log.append(evaluation)
+    assert list(read_log(path)) == appended
+    assert list(read_log(path, containing=['"a"'])) == [e for e in appended if e.origin["data"] == "a"]
+
+
 def test_a_folder_is_read_with_all_below_it(tmp_path: Path) -> None:
     for index, name in enumerate(("a.jsonl", "b/c.jsonl", "b/d/e.jsonl", "b/ignored.txt")):
         with Log(tmp_path / name) as log:

@@ -139,7 +139,9 @@ class Log:
         TunerError
             Where the file cannot be written to.
         """
-        line = canonical_json(_shortened(evaluation.to_dict(), self._before)).encode() + b"\n"
+        text = canonical_json(_shortened(evaluation.to_dict(), self._before))
+        # A file's name may hold bytes that are no UTF-8: JSON has them as \udcff.
+        line = text.encode(errors="backslashreplace") + b"\n"
         try:
             if self._handle is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
