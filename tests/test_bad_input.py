@@ -329,6 +329,8 @@ def test_usage(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
         ["verify", tmp_path / "missing.yaml", scan],
         ["verify", profile, tmp_path / "missing.h5", "--against", scan],
         ["verify", profile, scan, "--against", scan],
+        ["read", ""],  # what a shell makes of a variable that is not set
+        ["apply", profile, scan, ""],
     ):
         refused(*command)
 

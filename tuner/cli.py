@@ -101,7 +101,7 @@ def _add_demo(commands: Any) -> None:
     command = _command(
         commands, "demo", _demo, "simulate a scan as NeXus", "tuner demo -o scan.nxs --technique mx --frames 20"
     )
-    command.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
+    command.add_argument("-o", "--output", type=_path, metavar="FILE", required=True, help="the file to write")
     command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf or jungfrau")
     command.add_argument("--frames", type=_whole, default=64, metavar="N", help="how many (default 64)")
     command.add_argument("--seed", type=_whole, default=0, metavar="S", help="decides sample and noise (default 0)")
@@ -115,7 +115,7 @@ def _add_read(commands: Any) -> None:
         "say what is in a file, what it is stored with, and what its noise allows",
         "tuner read scan.nxs",
     )
-    command.add_argument("files", nargs="+", metavar="FILE", help="a file, a folder or a glob")
+    command.add_argument("files", nargs="+", type=_path, metavar="FILE", help="a file, a folder or a glob")
     _add_source(command)
     command.add_argument("--sample", default="64MB", metavar="SIZE", help="how much is looked at (default 64MB)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides the sample (default 0)")
@@ -129,8 +129,8 @@ def _add_search(commands: Any) -> None:
         "find a configuration for the frames of some files",
         'tuner search scan.nxs -o id19.yaml --maximize ratio --require "encode_mb_s >= 500" --budget 60s',
     )
-    command.add_argument("files", nargs="+", metavar="FILE", help="the sample is drawn from all of them")
-    command.add_argument("-o", "--output", metavar="PROFILE", required=True, help="the profile to write")
+    command.add_argument("files", nargs="+", type=_path, metavar="FILE", help="the sample is drawn from all of them")
+    command.add_argument("-o", "--output", type=_path, metavar="PROFILE", required=True, help="the profile to write")
     _add_source(command)
     command.add_argument("--space", default="portable", metavar="NAME|FILE", help="what to search (default portable)")
     command.add_argument("--goal", metavar="NAME|FILE", help="what is better and allowed (default balanced)")
@@ -150,8 +150,10 @@ def _add_apply(commands: Any) -> None:
     command = _command(
         commands, "apply", _apply, "write files anew as a profile says", "tuner apply id19.yaml scan.nxs out.h5"
     )
-    command.add_argument("profile", metavar="PROFILE")
-    command.add_argument("files", nargs="+", metavar="SRC... DST", help="what to read, and last where to write")
+    command.add_argument("profile", type=_path, metavar="PROFILE")
+    command.add_argument(
+        "files", nargs="+", type=_path, metavar="SRC... DST", help="what to read, and last where to write"
+    )
     _add_source(command)
     command.add_argument("--overwrite", action="store_true", help="replace DST where it exists")
     command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
@@ -166,9 +168,11 @@ def _add_verify(commands: Any) -> None:
         "check a written file against its original, or a profile on other data",
         "tuner verify id19.yaml out.h5 --against scan.nxs",
     )
-    command.add_argument("profile", metavar="PROFILE")
-    command.add_argument("files", nargs="+", metavar="FILE", help="what was written; without --against, originals")
-    command.add_argument("--against", nargs="+", metavar="ORIGINAL", help="what it was written from")
+    command.add_argument("profile", type=_path, metavar="PROFILE")
+    command.add_argument(
+        "files", nargs="+", type=_path, metavar="FILE", help="what was written; without --against, originals"
+    )
+    command.add_argument("--against", nargs="+", type=_path, metavar="ORIGINAL", help="what it was written from")
     _add_source(command)
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
@@ -208,11 +212,11 @@ def _search(options: argparse.Namespace) -> int:
     try:
         from tuner.measure.baseline import TEXTS
         from tuner.report.terminal import SearchProgress, print_result
-        from tuner.search.find import search
+        from tuner.search.find import find_profile
     except ImportError as error:
         raise InputError(f"searching needs {error.name}: pip install 'tuner[lab]'") from None
     with SearchProgress(options.quiet) as progress:
-        found = search(
+        found = find_profile(
             options.files,
             dataset=options.dataset,
             axes=_axes(options),
@@ -352,6 +356,12 @@ def _axes(options: argparse.Namespace) -> list[str] | None:
     if not all(axes) or len(set(axes)) != len(axes):
         raise InputError(f"--axes must be different names with commas between, got {options.axes!r}")
     return axes
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got an empty text")
+    return text
 
 
 def _whole(text: str, low: int = 0, high: int = 2**32 - 1) -> int:
