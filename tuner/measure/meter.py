@@ -30,6 +30,9 @@ SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
 PLUGIN_CHILD = PluginChild()
 atexit.register(PLUGIN_CHILD.close)
 
+#: Chunks below some kilobytes do not fill the cache: what calling the codec takes outweighs where their bytes come from.
+_MOST_BUFFERS = 1 << 14
+
 
 class Meter:
     """Measures configurations on one sample.
@@ -227,7 +230,7 @@ class Meter:
             self._chunks = ((), [])  # let go of the old ones first
             buffers = [chunk for _, chunk in self._cut(chunks)]
             nbytes = buffers[0].nbytes
-            wanted = max(2, -(-last_level_cache() // nbytes))
+            wanted = max(2, min(-(-last_level_cache() // nbytes), _MOST_BUFFERS))
             buffers.extend(buffers[index % len(buffers)].copy() for index in range(wanted - len(buffers)))
             self._chunks = (chunks, buffers)
         return self._chunks[1]
