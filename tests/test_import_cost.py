@@ -61,4 +61,4 @@ def test_commands_that_do_not_search_load_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_searching_does_so_the_test_can_tell() -> None:
-    assert {"optuna", "joblib"} <= set(loaded("import tuner\ntuner.search"))
+    assert {"optuna", "joblib"} <= set(loaded("import tuner.search.find"))

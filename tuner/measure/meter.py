@@ -30,7 +30,7 @@ SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
 PLUGIN_CHILD = PluginChild()
 atexit.register(PLUGIN_CHILD.close)
 
-#: Chunks below some kilobytes do not fill the cache: what calling the codec takes outweighs where their bytes come from.
+#: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
 _MOST_BUFFERS = 1 << 14
 
 
