@@ -24,7 +24,7 @@ from tuner.measure.meter import FINAL_WINDOWS, Meter
 from tuner.measure.timing import machine, versions
 from tuner.read import open_stacks
 from tuner.read.sampling import draw_sample
-from tuner.search.find import search
+from tuner.search.find import find_profile
 from tuner.search.run import small_part
 from tuner.space import load_space
 
@@ -82,7 +82,7 @@ def main() -> None:
         small = small_part(sample)
         run = max(len(r.frames) for r in small.runs)
         best, measured, timed, seconds = grid_best(Meter(small), constraint, run)
-        found = search([path], maximize=["ratio"], require=[options.require], budget=options.budget)
+        found = find_profile([path], maximize=["ratio"], require=[options.require], budget=options.budget)
         assert best.config is not None
         assert found.result.best.config is not None
         whole = Meter(sample)
@@ -115,8 +115,8 @@ def main() -> None:
             "# The search against the exhaustive grid",
             "",
             f"`python benchmarks/grid.py {' '.join(Path(p).name for p in options.files)}`: most ratio of the portable"
-            f" space under `{options.require}` (the first quartile of the repeats must meet it). Ratio and speed are of both"
-            " winners measured again on the whole sample, timed in turn.",
+            f" space under `{options.require}` (the first quartile of the repeats must meet it). Ratio and speed are of"
+            " both winners measured again on the whole sample, timed in turn.",
             "",
             "| data | by | configurations | time | ratio | encode MB/s a core | configuration | of the grid's ratio |",
             "|---|---|---|---|---|---|---|---|",

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner import find_profile
 from tuner.config import Config, one_line
 from tuner.errors import UnsatisfiableError
 from tuner.goal import BASELINES
 from tuner.measure.baseline import TEXTS
 from tuner.measure.timing import machine, versions
-from tuner.search.find import search
 
 _ROOT = Path(__file__).parents[1]
 #: Files that hold a stack each; files of any other format form one series with those beside them.
@@ -74,7 +74,7 @@ def measure(path: Path, goals: Sequence[str], budget: str) -> tuple[str, list[Ro
     for goal in goals:
         os.environ["TUNER_HOME"] = tempfile.mkdtemp()
         try:
-            profile = search([path], goal=goal, budget=budget).profile
+            profile = find_profile([path], goal=goal, budget=budget).profile
         except UnsatisfiableError as error:
             print(f"{path.name}: {goal}: {error}", flush=True)
             continue

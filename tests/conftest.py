@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+#: A program that tests run, not one of them.
+collect_ignore = ["stand_in_codecs.py"]
+
 
 @pytest.fixture
 def real_data() -> Path:

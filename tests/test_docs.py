@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 import tuner
+from tuner import find_profile
 from tuner.cli import main
 from tuner.config import PLUGINS
 from tuner.evaluation import METRICS
 from tuner.goal import BASELINES, Goal
 from tuner.profile import load_profile
-from tuner.search.find import search
 from tuner.simulate import simulate, write_nexus
 from tuner.space import load_space
 
@@ -45,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = os.environ.get("TUNER_HOME")
     os.environ["TUNER_HOME"] = str(folder / "home")
     try:
-        found = search([folder / "scan.nxs"], space="quick", budget="12", sample="2MB")
+        found = find_profile([folder / "scan.nxs"], space="quick", budget="12", sample="2MB")
     finally:
         os.environ.pop("TUNER_HOME")
         if home is not None:

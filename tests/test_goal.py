@@ -238,13 +238,11 @@ def test_the_one_to_take_first_is_on_the_front(judge: Judge, evaluated: list[Eva
         assert ranked[0].metrics[prefer] == max(evaluation.metrics[prefer] for evaluation in feasible)
 
 
-@given(judges, measured, measured)
-def test_the_one_to_take_first_is_on_the_front_by_the_scale_of_another(
-    judge: Judge, evaluated: list[Evaluation], others: list[Evaluation]
-) -> None:
-    ranked = judge.rank(evaluated, scale=judge.scale(others))
-    front = [columns(judge, member) for member in judge.front(evaluated)]
-    assert not ranked or columns(judge, ranked[0]) in front
+def test_twice_the_speed_is_worth_a_tenth_more_ratio() -> None:
+    judge = Judge(Goal(("ratio", "encode_mb_s")), {})
+    slow = Evaluation(None, {"ratio": 2.2, "encode_mb_s": 500.0})
+    assert judge.rank([Evaluation(None, {"ratio": 2.01, "encode_mb_s": 1000.0}), slow])[0] is not slow
+    assert judge.rank([Evaluation(None, {"ratio": 1.99, "encode_mb_s": 1000.0}), slow])[0] is slow
 
 
 @given(judges, measured)

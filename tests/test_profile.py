@@ -371,7 +371,7 @@ def test_a_profile_that_was_searched_for_is_one_screen_of_the_json_schema(
 ) -> None:
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).poisson(50, (16, 64, 64)).astype("uint16"))
-    found = tuner.search([tmp_path / "scan.npy"], space="quick", budget="12")
+    found = tuner.find_profile([tmp_path / "scan.npy"], space="quick", budget="12")
     found.profile.save(tmp_path / "p.yaml")
     assert load_profile(tmp_path / "p.yaml", strict=True) == found.profile
     VALIDATOR.validate(load_yaml(tmp_path / "p.yaml"))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tuner.profile import Profile, load_profile
     from tuner.read import open_stacks
     from tuner.read.sampling import draw_sample
-    from tuner.search.find import search
+    from tuner.search.find import find_profile
     from tuner.space import Space, load_space
 
 __version__ = "0.1.0"
@@ -29,11 +29,11 @@ _HOMES = {
     "Profile": "tuner.profile",
     "Space": "tuner.space",
     "draw_sample": "tuner.read.sampling",
+    "find_profile": "tuner.search.find",
     "load_profile": "tuner.profile",
     "load_space": "tuner.space",
     "open_stacks": "tuner.read",
     "open_writer": "tuner.apply.writer",
-    "search": "tuner.search.find",
 }
 
 __all__ = [
@@ -42,11 +42,11 @@ __all__ = [
     "Profile",
     "Space",
     "draw_sample",
+    "find_profile",
     "load_profile",
     "load_space",
     "open_stacks",
     "open_writer",
-    "search",
 ]
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tuner import __version__
 from tuner.errors import InputError, TunerError
 from tuner.profile import EvidenceVoidWarning, Profile, load_profile
 from tuner.stack import Stack
@@ -66,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tuner",
         description="Finds the Blosc2 configuration for a detector's frames, proves it, and writes HDF5 with it.",
+        epilog="example: tuner search scan.nxs -o profile.yaml",
     )
+    parser.add_argument("--version", action="version", version=f"tuner {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_demo(commands)
     _add_read(commands)
@@ -117,7 +120,7 @@ def _add_read(commands: Any) -> None:
     )
     command.add_argument("files", nargs="+", type=_path, metavar="FILE", help="a file, a folder or a glob")
     _add_source(command)
-    command.add_argument("--sample", default="64MB", metavar="SIZE", help="how much is looked at (default 64MB)")
+    command.add_argument("--sample", default="32MB", metavar="SIZE", help="how much is looked at (default 32MB)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides the sample (default 0)")
 
 
@@ -214,6 +217,8 @@ def _search(options: argparse.Namespace) -> int:
         from tuner.report.terminal import SearchProgress, print_result
         from tuner.search.find import find_profile
     except ImportError as error:
+        if (error.name or "tuner").startswith("tuner"):
+            raise
         raise InputError(f"searching needs {error.name}: pip install 'tuner[lab]'") from None
     with SearchProgress(options.quiet) as progress:
         found = find_profile(

@@ -206,15 +206,15 @@ splitmode='auto', typesize=2, blocksize=160000))
 _UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
 
-def one_line(config: Config) -> str:
-    """A configuration as a table shows it.
+def one_line(config: Config, itemsize: int = 0) -> str:
+    """A configuration as a table shows it; its typesize where that is not the dtype's `itemsize`.
 
     >>> one_line(Config(blosc2=Blosc2("zstd", clevel=1, filters=("shuffle", "bytedelta"), blocksize=1 << 20)))
     'zstd-1 shuffle+bytedelta, chunk 1xallxall, block 1 MiB'
     """
     blosc2 = config.blosc2
     text = f"{blosc2.codec}-{blosc2.clevel} {'+'.join(blosc2.filters) or 'no filter'}"
-    if blosc2.typesize:
+    if blosc2.typesize not in (0, itemsize):
         text += f" of {blosc2.typesize} B"
     text += f", chunk {'x'.join('all' if extent == -1 else str(extent) for extent in config.chunks)}"
     if blosc2.blocksize:

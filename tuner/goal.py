@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from tuner.document import (
     OneOf,
@@ -27,9 +27,6 @@ SCHEMA = 1
 
 #: What users have today, measured on the same sample in the same run.
 BASELINES = ("none", "gzip", "bslz4", "blosc2", "zstd")
-
-#: For each objective the least and greatest logarithm on a front.
-Scale: TypeAlias = "tuple[tuple[float, float], ...]"
 
 _CONSTRAINT = re.compile(
     r"\s*(?P<metric>\w+)\s*(?P<op>>=|<=)\s*(?:(?P<limit>[-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:\*\s*(?P<name>\w+))?|(?P<alone>[a-z]\w*))\s*",
@@ -227,46 +224,22 @@ class Judge:
                 front.append(evaluation)
         return front
 
-    def scale(self, evaluations: Iterable[Evaluation]) -> Scale:
-        """The logarithms between which each objective counts: from the least of the baselines to the front's greatest.
-
-        Uncompressed files and gzip's speed are where improvement begins, so what a per cent weighs does not depend on
-        how far the front happens to reach. Without baselines it begins at the least on the front.
-        """
-        columns = zip(*(self._logs(e) for e in self.front(evaluations)), strict=True)
-        scale = []
-        for name, column in zip(self.goal.maximize, columns, strict=False):
-            today = [math.log(e.metrics[name]) for e in self.reference.values() if e.metrics.get(name, 0.0) > 0]
-            scale.append((min(*(today or column), max(column)), max(column)))
-        return tuple(scale)
-
-    def rank(self, evaluations: Iterable[Evaluation], prefer: str | None = None, scale: Scale = ()) -> list[Evaluation]:
+    def rank(self, evaluations: Iterable[Evaluation], prefer: str | None = None) -> list[Evaluation]:
         """The feasible ones, the one to take first.
 
-        By the metric that `prefer` names, then by all in their order; else by their distance to the front's ideal
-        corner, each objective on its logarithmic `scale`: the first is the front's knee.
-
-        Parameters
-        ----------
-        evaluations : iterable of Evaluation
-        prefer : str, optional
-            One of the objectives.
-        scale : Scale, optional
-            The scale to take, where another front than theirs tells better what can be reached.
+        By the metric that `prefer` names, then by all in their order; else by their `worth`: the first is the front's
+        knee, where its slope passes the rate at which the objectives are worth each other.
         """
-        evaluations = list(evaluations)
         # Sorting keeps the order of equals: what another is better than never comes before it.
         feasible = sorted(self.feasible(evaluations), key=self._values, reverse=True)
         if prefer is not None:
             return sorted(feasible, key=lambda e: e.metrics[prefer], reverse=True)
-        scale = scale or self.scale(evaluations)
+        return sorted(feasible, key=self.worth, reverse=True)
 
-        def distance(evaluation: Evaluation) -> float:
-            # Beyond the corner is better still: the sign keeps the order of a single objective.
-            gaps = ((h - v) / (h - low or 1.0) for v, (low, h) in zip(self._logs(evaluation), scale, strict=True))
-            return sum(math.copysign(gap**2, gap) for gap in gaps)
-
-        return sorted(feasible, key=distance)
+    def worth(self, evaluation: Evaluation) -> float:
+        """What the objectives are worth together: their logarithms, each by its metric's `weight`."""
+        values = zip(self.goal.maximize, self._values(evaluation), strict=True)
+        return sum(METRICS[name].weight * math.log(max(value, 1e-12)) for name, value in values)
 
     def nearest(self, evaluations: Iterable[Evaluation]) -> tuple[Evaluation, str] | None:
         """The evaluation that misses the requirements by the least, and what it misses by how much."""
@@ -284,9 +257,6 @@ class Judge:
             if v > 0
         ]
         return nearest, ", ".join(missed)
-
-    def _logs(self, evaluation: Evaluation) -> tuple[float, ...]:
-        return tuple(math.log(max(value, 1e-12)) for value in self._values(evaluation))
 
     def _values(self, evaluation: Evaluation) -> tuple[float, ...]:
         return tuple(evaluation.metrics[name] for name in self.goal.maximize)

@@ -113,5 +113,5 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
         if not met and METRICS[constraint.metric].timed:
             warnings.append(f"this machine misses just now {text}")
         elif not met:
-            raise VerificationError(f"{stacks[0].name}: {constraint.metric} must be {text}")
+            raise VerificationError(f"{stacks[0].name}: the profile promises {text}")
     return {"metrics": dict(evaluation.metrics), "requirements": requirements, "warnings": warnings}

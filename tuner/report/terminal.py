@@ -67,14 +67,17 @@ class SearchProgress:
         if self._quiet:
             return
         head = f"{progress.seconds:6.1f} s  {progress.measured:4d} measured  "
-        text = head + (f"best so far: {_brief(progress.best)}" if progress.best else progress.phase)
+        text = head + (f"best so far: {_brief(progress.best, progress.itemsize)}" if progress.best else progress.phase)
         if self._status is not None:
             self._status.update(f"{text}  [dim]{progress.phase}[/dim]")
             return
         late = time.monotonic() - self._last > _PATIENCE
-        if progress.best is not self._best or progress.phase != self._phase or late:
-            self._console.print(text if progress.best else f"{head}{progress.phase}", markup=False)
-            self._best, self._phase, self._last = progress.best, progress.phase, time.monotonic()
+        if progress.phase != self._phase and progress.phase != "searching":
+            text = head + progress.phase
+        elif progress.best is self._best and not late:
+            return
+        self._console.print(text, markup=False)
+        self._best, self._phase, self._last = progress.best, progress.phase, time.monotonic()
 
 
 def print_result(result: Result, texts: Mapping[str, str]) -> None:
@@ -92,7 +95,7 @@ def print_result(result: Result, texts: Mapping[str, str]) -> None:
         assert evaluation.config is not None
         mark = "> " if evaluation is result.best else "  "
         style = "bold green" if evaluation is result.best else None
-        table.add_row(mark + one_line(evaluation.config), *_cells(evaluation, shown), style=style)
+        table.add_row(mark + one_line(evaluation.config, result.itemsize), *_cells(evaluation, shown), style=style)
     table.add_section()
     for name, evaluation in result.baselines.items():
         table.add_row(f"  {name}: {texts[name]}", *_cells(evaluation, shown), style="dim")
@@ -131,7 +134,8 @@ def _cells(evaluation: Evaluation, names: list[str]) -> list[str]:
     return cells
 
 
-def _brief(evaluation: Evaluation) -> str:
+def _brief(evaluation: Evaluation, itemsize: int) -> str:
     assert evaluation.config is not None
     metrics = evaluation.metrics
-    return f"ratio {metrics['ratio']:.2f}, encode {metrics['encode_mb_s']:,.0f} MB/s, {one_line(evaluation.config)}"
+    text = one_line(evaluation.config, itemsize)
+    return f"ratio {metrics['ratio']:.2f}, encode {metrics['encode_mb_s']:,.0f} MB/s, {text}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def profile_of(
                 for name, evaluation in result.baselines.items()
             },
             "sample": {
-                "files": [stack.name for stack in stacks[:8]],
+                "files": [readable(stack.name) for stack in stacks[:8]],
                 "of_files": len(stacks),
                 "frames": sample.n_frames,
                 "of_frames": sum(len(stack) for stack in stacks),
@@ -126,6 +127,11 @@ def _metrics(evaluation: Evaluation) -> Mapping[str, Any]:
         else _short(value)
         for name, value in evaluation.metrics.items()
     }
+
+
+def readable(name: str) -> str:
+    """A file's name as text that every document takes; bytes that are no UTF-8 show as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _short(value: float) -> float:

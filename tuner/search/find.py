@@ -22,7 +22,7 @@ from tuner.profile import Profile
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
-from tuner.search.evidence import profile_of, traits_of
+from tuner.search.evidence import profile_of, readable, traits_of
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.space import Choose, Space, load_space, shipped
 
@@ -42,7 +42,7 @@ class Found:
     """Where every evaluation was logged."""
 
 
-def search(
+def find_profile(
     paths: Sequence[str | os.PathLike[str]],
     *,
     dataset: str | None = None,
@@ -182,7 +182,7 @@ def _goal(goal: str | os.PathLike[str] | Goal | None, maximize: Sequence[str], r
 
 
 def _name_of(paths: Sequence[str | os.PathLike[str]]) -> str:
-    return Path(paths[0]).name.split(".")[0] or "profile"
+    return readable(Path(paths[0]).name.split(".")[0]) or "profile"
 
 
 def _past(folder: Path, sample: Sample) -> list[Evaluation]:

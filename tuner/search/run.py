@@ -44,6 +44,8 @@ class Progress:
     """Time since it began."""
     best: Evaluation | None
     """The best so far."""
+    itemsize: int
+    """Bytes of a pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Result:
     """The fastest lossless configuration for the same chunks."""
     goal: Goal
     """What was searched for."""
+    itemsize: int
+    """Bytes of a pixel."""
     measured: int
     """Configurations measured, baselines and finalists included."""
     seconds: float
@@ -203,7 +207,8 @@ class Search:
         several = max(1, min(run, (1 << 20) // max(1, math.prod(self._meter.sample.frame_shape) * itemsize)))
         deep = (1 << several.bit_length() - 1, *whole[1:])
         seeds = list(self._warm)
-        for chunks in dict.fromkeys((whole, deep)):
+        # Small frames first several to a chunk: alone each pays for a frame's header.
+        for chunks in dict.fromkeys((deep, whole)):
             seeds += [Config(chunks, replace(blosc2, typesize=itemsize)) for blosc2 in good]
             seeds += [
                 replace(config, chunks=chunks, blosc2=replace(config.blosc2, typesize=itemsize))
@@ -308,7 +313,8 @@ class Search:
     def _finish(self, stopped: str) -> Result:
         """Time the finalists again, in turn and on the whole sample, and settle for one."""
         self._progress("finalists")
-        judge = Judge(self.goal, self._measure_baselines(self._whole))
+        baselines = self._judge.reference if self._meter is self._whole else self._measure_baselines(self._whole)
+        judge = Judge(self.goal, baselines)
         finals: list[Evaluation] = []
         candidates = self._candidates()
         while candidates and not judge.feasible(finals):
@@ -372,7 +378,7 @@ class Search:
         return once + (0.5 * once if self._whole.is_slow(candidate) else 0.2)
 
     def _settle(self, candidates: Sequence[Evaluation], judge: Judge, stopped: str) -> Result:
-        ranked = judge.rank(candidates, self._prefer, self._judge.scale(self.evaluations))
+        ranked = judge.rank(candidates, self._prefer)
         if not ranked:
             raise UnsatisfiableError(self._miss(candidates or self.evaluations, judge))
         best = ranked[0]
@@ -383,6 +389,7 @@ class Search:
             baselines=judge.reference,
             fallback=self._fallback(best),
             goal=self.goal,
+            itemsize=self._meter.sample.dtype.itemsize,
             measured=self.budget.measured,
             seconds=self.budget.elapsed,
             stopped=stopped,
@@ -395,7 +402,8 @@ class Search:
             return f"no configuration could be measured: {failures[0] if failures else 'the space is empty'}"
         evaluation, missed = nearest
         assert evaluation.config is not None
-        return f"nothing meets the requirements; nearest is {one_line(evaluation.config)}: {missed}"
+        itemsize = self._meter.sample.dtype.itemsize
+        return f"nothing meets the requirements; nearest is {one_line(evaluation.config, itemsize)}: {missed}"
 
     def _fallback(self, best: Evaluation) -> Evaluation:
         """The fastest lossless configuration for the same chunks that is faster than the best; else storing."""
@@ -414,7 +422,8 @@ class Search:
         return max(faster, key=lambda e: e.metrics["encode_mb_s"], default=stored)
 
     def _progress(self, phase: str) -> None:
-        self._notify(Progress(phase, self.budget.measured, self.budget.elapsed, self._best))
+        itemsize = self._meter.sample.dtype.itemsize
+        self._notify(Progress(phase, self.budget.measured, self.budget.elapsed, self._best, itemsize))
 
 
 def small_part(sample: Sample) -> Sample:
