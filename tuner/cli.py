@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner import __version__
-from tuner.errors import InputError, TunerError
-from tuner.profile import EvidenceVoidWarning, Profile, load_profile
+from tuner.errors import InputError, TunerError, TunerWarning
+from tuner.profile import Profile, load_profile
 from tuner.stack import Stack
 
 _INTERRUPTED = 130
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     warnings.simplefilter("ignore")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    warnings.simplefilter("always", EvidenceVoidWarning)
+    warnings.simplefilter("always", TunerWarning)
     # c-blosc2 asks whatever `python` is first on PATH where a codec plug-in is; the one that runs us knows.
     here, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
     if path.split(os.pathsep)[0] != here:

@@ -29,3 +29,7 @@ class VerificationError(TunerError):
 
 class CodecError(TunerError):
     """A configuration failed to encode, to decode, or to return the same pixels."""
+
+
+class TunerWarning(UserWarning):
+    """Something that the user should know of, and that stops nothing."""

@@ -27,7 +27,7 @@ from tuner.document import (
     load_yaml,
     write_atomically,
 )
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerWarning
 from tuner.noise import Noise
 
 #: The profile's version; older ones are read for ever, newer ones refused.
@@ -49,7 +49,7 @@ _DTYPES = (
 _INTEGER = Interval(-(1 << 63), (1 << 64) - 1)
 
 
-class EvidenceVoidWarning(UserWarning):
+class EvidenceVoidWarning(TunerWarning):
     """A profile was changed after it was measured: what it says of itself is no longer proven."""
 
 

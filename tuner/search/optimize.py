@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import TrialState, create_trial
 
 from tuner.config import Config
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerWarning
 from tuner.evaluation import Evaluation
 from tuner.goal import Goal
 from tuner.space import Choices, Space
@@ -61,7 +61,7 @@ class Proposer:
             sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
             directions = [optuna.study.StudyDirection.MAXIMIZE] * len(goal.maximize)
             self._study = optuna.create_study(directions=directions, sampler=sampler)
-            self._mirror = storage and _mirror(storage, name, directions)
+            self._mirror = _mirror(storage, name, directions) if storage else None
         self._asked: dict[Config, tuple[Choices, dict[str, BaseDistribution]]] = {}
         self._seen: set[Config] = set()
         self._walk: Iterator[tuple[Choices, Config]] | None = None
@@ -128,9 +128,19 @@ class Proposer:
         )
         with _quiet():
             self._study.add_trial(trial)
-            if self._mirror:
-                self._mirror.add_trial(trial)
+            self._add_to_mirror(trial)
         self.asking += time.perf_counter() - start
+
+    def _add_to_mirror(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Copy a trial; a database that fails is left alone from then on, as the search does not need it."""
+        if self._mirror is None:
+            return
+        try:
+            self._mirror.add_trial(trial)
+        except Exception as error:  # every database has exceptions of its own
+            self._mirror = None
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"--storage: failed, trials are no longer copied: {reason}", TunerWarning, stacklevel=2)
 
     def _is_new(self, config: Config) -> bool:
         try:
