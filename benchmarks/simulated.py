@@ -110,7 +110,7 @@ def mx(rng: Rng) -> Frames:
     look = rng.choice(["raw", "raw", "raw", "i4", "u8", "float"])
     marked = frames == np.iinfo(dtype).max
     if look == "i4":
-        return np.where(marked, -1, np.minimum(frames, 1 << 30)).astype(np.int32)
+        return np.where(marked, -1, frames.astype(np.int32))
     if look == "u8":
         return np.where(marked, 255, np.minimum(frames, 254)).astype(np.uint8)
     if look == "float":
