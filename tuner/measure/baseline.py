@@ -113,6 +113,7 @@ def _speeds(meter: Meter, dataset: h5py.Dataset, chunks: list[NDArray[Any]], win
     first: list[tuple[float, float]] = []
     for index, chunk in enumerate(chunks):
         first.append((write(index), read(index)))
+        meter.reference.run()
         if not same_bytes(chunk, target):
             raise CodecError("a baseline does not decode to the same pixels")
     if sum(map(sum, first)) > _LONG_SECONDS:  # steady enough: repeats would cost more than they tell

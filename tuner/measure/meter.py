@@ -50,8 +50,7 @@ class Meter:
         self.frames = frames
         self.digest = sample.digest
         self.reference = Reference()
-        self._scratch = np.empty(last_level_cache(), np.uint8)
-        self._scratch.fill(0)
+        self._scratch = np.empty(0, np.uint8)
         self._chunks: tuple[tuple[int, ...], list[NDArray[Any]]] = ((), [])
 
     def resolve(self, config: Config) -> Config:
@@ -238,9 +237,10 @@ class Meter:
     def _targets(self, chunks: tuple[int, ...], count: int) -> list[NDArray[Any]]:
         """Arrays to decode into, taken in turn from more memory than the last-level cache holds."""
         nbytes = math.prod(chunks) * self.sample.dtype.itemsize
-        places = max(1, len(self._scratch) // nbytes)
-        if len(self._scratch) < nbytes:
-            self._scratch = np.zeros(nbytes, np.uint8)
+        if len(self._scratch) < max(nbytes, last_level_cache()):
+            self._scratch = np.empty(max(nbytes, last_level_cache()), np.uint8)
+            self._scratch.fill(0)  # pages that were never touched would be paid for by what is timed
+        places = len(self._scratch) // nbytes
         starts = (nbytes * (index % places) for index in range(count))
         return [self._scratch[at : at + nbytes].view(self.sample.dtype).reshape(chunks) for at in starts]
 

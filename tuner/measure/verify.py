@@ -10,7 +10,7 @@ import numpy as np
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.cut import cut
 from tuner.apply.plugin import open_encoder
-from tuner.errors import CodecError, VerificationError
+from tuner.errors import CodecError, InputError, VerificationError
 from tuner.evaluation import METRICS
 from tuner.goal import Goal, Judge
 from tuner.measure.baseline import measure_baselines
@@ -73,8 +73,9 @@ def verify_original(
                 except CodecError as error:
                     raise VerificationError(f"{stack.name}: frame {start + corner[0]}: {error}") from None
                 if not same_bytes(chunk, decoded):
+                    wrong = next(i for i in range(depth) if not same_bytes(chunk[i], decoded[i]))
                     raise VerificationError(
-                        f"{stack.name}: frame {start + corner[0]}: does not decode to the same pixels"
+                        f"{stack.name}: frame {start + corner[0] + wrong}: does not decode to the same pixels"
                     )
                 stored += len(frame) + CHECKSUM_NBYTES
             pixels += part.nbytes
@@ -108,6 +109,10 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     for constraint, bound in zip(goal.require, bounds, strict=True):
         met = constraint.violation(evaluation, bound) <= 0
         got = evaluation.metrics.get(constraint.metric)
+        if got is None:
+            raise InputError(
+                f"{stacks[0].name}: must have three axes, as the profile promises {constraint}, got {axes}"
+            )
         requirements.append({"requirement": str(constraint), "limit": bound, "got": got, "met": met})
         text = f"{constraint} (here {bound:.4g}), got {got:.4g}"
         if not met and METRICS[constraint.metric].timed:
