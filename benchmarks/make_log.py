@@ -4,7 +4,7 @@
 
 Simulated data sets, and real ones where TUNER_REAL_DATA names their folder, each leave a file in the work folder; those
 that are there are not measured again, so that a run that was stopped, by its limit or by a kill, goes on where it was.
-In the end all are merged into results/evaluations/. Nothing else should run meanwhile.
+In the end all are merged into results/evaluations/.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
 
 import numpy as np
 from simulated import datasets
 
+import tuner.apply.encode
+import tuner.measure.baseline
+import tuner.measure.timing
 from tuner.config import Config
 from tuner.errors import InputError
 from tuner.evaluation import Evaluation, Log
@@ -37,8 +40,6 @@ from tuner.search.evidence import traits_of
 from tuner.search.run import Search, small_part
 from tuner.space import Choose, Space, load_space
 from tuner.stack import Stack
-
-Result = TypeVar("Result")
 
 OUTPUT = Path(__file__).parent.parent / "results" / "evaluations"
 
@@ -55,8 +56,6 @@ DRAWN: Mapping[str, Mapping[int, int]] = {
 MOST_SECONDS, LONG_SECONDS = 0.5, 0.1
 #: Repeats of a timing, and the seconds after which no more configurations of a data set are measured.
 WINDOWS, DATASET_SECONDS = 2, 6.0
-#: What was timed is timed again, so often at most, where the process did not run for this share of the time.
-TRIES, ALONE = 3, 0.98
 #: Configurations that are drawn at a time.
 PART = 45
 
@@ -123,7 +122,7 @@ def measure(sample: Sample, stacks: Sequence[Stack], rng: np.random.Generator, f
     meter = Meter(small, frames)
     space = load_space("portable")
     bound = space.bind(small.frame_shape, small.dtype, max(len(run.frames) for run in small.runs))
-    for evaluation in undisturbed(lambda: measure_baselines(meter, WINDOWS)).values():
+    for evaluation in measure_baselines(meter, WINDOWS).values():
         yield replace(evaluation, traits=traits)
     search = Search(sample, frames, space, Goal(("ratio",)), Budget(configurations=99), Log(folder / "unused.jsonl"))
     known: set[Config] = set()
@@ -137,7 +136,7 @@ def measure(sample: Sample, stacks: Sequence[Stack], rng: np.random.Generator, f
         if resolved in known:
             continue
         known.add(resolved)
-        evaluation = undisturbed(partial(meter.exact, config, most_seconds=MOST_SECONDS))
+        evaluation = meter.exact(config, most_seconds=MOST_SECONDS)
         if evaluation.failure is not None:
             if "takes" in evaluation.failure:
                 continue
@@ -147,18 +146,8 @@ def measure(sample: Sample, stacks: Sequence[Stack], rng: np.random.Generator, f
             encode, decode = (Timing((evaluation.metrics[name],)) for name in ("encode_mb_s", "decode_mb_s"))
             evaluation = meter.with_timings(evaluation, resolved.chunks, encode, decode)
         else:
-            evaluation = undisturbed(partial(meter.timed, evaluation, WINDOWS))
+            evaluation = meter.timed(evaluation, WINDOWS)
         yield replace(meter.signed(evaluation), traits=traits)
-
-
-def undisturbed(function: Callable[[], Result]) -> Result:
-    """What a function returns that has its core for itself; it is called again where another process took it away."""
-    shares: list[tuple[float, Result]] = []
-    while len(shares) < TRIES and (not shares or shares[-1][0] < ALONE):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = function()
-        shares.append(((time.process_time() - cpu) / (time.perf_counter() - wall), result))
-    return max(shares, key=lambda pair: pair[0])[1]
 
 
 def short(evaluation: Evaluation, **origin: str) -> Evaluation:
@@ -221,6 +210,13 @@ def merge(folder: Path) -> None:
         print(f"{name}: {len(files)} samples, {evaluations} evaluations, {len(packed)} bytes")
 
 
+def count_own_time() -> None:
+    """Time by the thread's own clock, as the wall's also counts what other processes take of the core."""
+    clock = SimpleNamespace(perf_counter=time.thread_time)
+    for module in (tuner.apply.encode, tuner.measure.baseline, tuner.measure.timing):
+        module.time = clock  # type: ignore[attr-defined]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=220, help="simulated data sets")
@@ -228,6 +224,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tuner_log")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    count_own_time()
     options.work.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     for file, name, make in tasks(options.count, options.seed):
