@@ -236,10 +236,16 @@ class Judge:
             return sorted(feasible, key=lambda e: e.metrics[prefer], reverse=True)
         return sorted(feasible, key=self.worth, reverse=True)
 
-    def worth(self, evaluation: Evaluation) -> float:
-        """What the objectives are worth together: their logarithms, each by its metric's `weight`."""
+    def worth(self, evaluation: Evaluation, prefer: str | None = None) -> float:
+        """What the objectives are worth: the sum of their logarithms by their `weight`; or that of `prefer` alone."""
         values = zip(self.goal.maximize, self._values(evaluation), strict=True)
-        return sum(METRICS[name].weight * math.log(max(value, 1e-12)) for name, value in values)
+        return float(self.worth_of_logs({name: math.log(max(value, 1e-12)) for name, value in values}, prefer))
+
+    def worth_of_logs(self, logs: Mapping[str, Any], prefer: str | None = None) -> Any:
+        """`worth` of objectives given as logarithms, numbers or arrays."""
+        if prefer is not None:
+            return logs[prefer]
+        return sum(METRICS[name].weight * logs[name] for name in self.goal.maximize)
 
     def nearest(self, evaluations: Iterable[Evaluation]) -> tuple[Evaluation, str] | None:
         """The evaluation that misses the requirements by the least, and what it misses by how much."""

@@ -17,7 +17,7 @@ from tuner.measure.timing import Reference
 from tuner.read.sampling import Sample
 
 #: Pieces that are encoded, and the bytes of one.
-_PIECES, _PIECE_NBYTES = 4, 128 << 10
+_PIECES, PIECE_NBYTES = 4, 128 << 10
 
 #: They are encoded and decoded in so many rounds, and the shortest time counts; fewer, where that would take longer.
 _ROUNDS, _MOST_SECONDS = 4, 0.06
@@ -38,7 +38,7 @@ PROBES: dict[str, Blosc2] = {
         clevel=1,
         filters=chain,
         splitmode="always" if "shuffle" in chain else "never",
-        blocksize=_PIECE_NBYTES // 2,
+        blocksize=PIECE_NBYTES // 2,
     )
     for codec in ("lz4", "zstd")
     for chain in _CHAINS
@@ -108,7 +108,7 @@ def _pieces(sample: Sample) -> Iterator[NDArray[Any]]:
     """Contiguous pixels of equal length, evenly spaced over all runs; small frames are not cut at the start."""
     itemsize = sample.dtype.itemsize
     runs = [run.frames.reshape(-1) for run in sample.runs]
-    length = min(_PIECE_NBYTES // itemsize, max(len(pixels) for pixels in runs))
+    length = min(PIECE_NBYTES // itemsize, max(len(pixels) for pixels in runs))
     runs = [pixels for pixels in runs if len(pixels) >= length]
     frame = math.prod(sample.frame_shape)
     starts = np.cumsum([0, *(len(pixels) for pixels in runs)])

@@ -1,0 +1,192 @@
+"""What to measure next, as a surrogate sees it: its guess over all configurations, mended by each that is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.config import Config
+from tuner.evaluation import METRICS, Evaluation
+from tuner.goal import Judge
+from tuner.search.surrogate import FEATURE_WEIGHTS, TARGETS, Data, Matrix, Surrogate, config_features
+
+#: Of which target each metric follows, but for a known factor.
+_TARGET_OF = {"ratio": 0, "encode_mb_s": 1, "decode_mb_s": 2, "frame_read_mb_s": 2, "sinogram_read_mb_s": 2}
+
+#: How much of what a guess misses is common to all configurations of the data, the rest to those that are alike.
+_COMMON = 0.3
+#: Standard deviation, as a logarithm, of what is measured: the ratio on a part of the sample, speeds alone and beside
+#: other threads.
+_RATIO_NOISE, _ALONE_NOISE, _PASSING_NOISE = 0.004, 0.04, 0.4
+#: Draws of the posterior from which improvements are counted.
+_DRAWS = 24
+#: So many candidates are looked at closely; which, is found anew after as many measurements again.
+_SHORTLIST, _RENEW = 1200, 24
+#: A timed requirement must be expected to be met by so much, as its low end of the spread has to meet it.
+_SAFETY = 0.015
+#: An improvement below that, as a logarithm, is not worth a measurement.
+_PER_CENT = 0.01
+
+
+class Guide:
+    """Ranks configurations of one data set for measuring.
+
+    The surrogate's mean and standard deviation are the prior of a Gaussian process over configurations (Rasmussen and
+    Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25 f.): what a measurement differs from its guess
+    moves the guesses of those that are alike, and a part of it all of them.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+    configs : sequence of Config
+        Distinct once resolved.
+    data : Data
+    reference_mb_s : float
+        Rate of this machine's reference kernel.
+    access : mapping
+        Metric of reading to the logarithm of its factor over decoding, shape (configurations,).
+    seed : int
+    """
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        configs: Sequence[Config],
+        data: Data,
+        reference_mb_s: float,
+        access: Mapping[str, NDArray[np.float64]],
+        seed: int = 0,
+    ) -> None:
+        self.configs = list(configs)
+        self._places = {config: index for index, config in enumerate(self.configs)}
+        features = config_features(self.configs, data)
+        mean, self._std = surrogate.predict(self.configs, data, features)
+        self._mean = mean + np.log([1.0, reference_mb_s, reference_mb_s])
+        self._features = features * FEATURE_WEIGHTS
+        self._access = access
+        self._random = np.random.default_rng(seed)
+        self._measured: list[int] = []
+        self._missed: list[Matrix] = []
+        self._noise: list[Matrix] = []
+        self._open = np.ones(len(self.configs), np.bool_)
+        self._shortlist = np.arange(len(self.configs))
+        self._renewed = -_RENEW
+
+    def learn(self, evaluation: Evaluation) -> None:
+        """Take in what was measured; a configuration that is not among them, or failed, teaches nothing."""
+        place = self._places.get(evaluation.config) if evaluation.config else None
+        if place is None:
+            return
+        self._open[place] = False
+        if evaluation.failure is not None:
+            return
+        logs = np.log([max(evaluation.metrics[name], 1e-12) for name in TARGETS])
+        timed = _ALONE_NOISE if evaluation.origin.get("timing") == "alone" else _PASSING_NOISE
+        self._measured.append(place)
+        self._missed.append(logs - self._mean[place])
+        self._noise.append(np.array([_RATIO_NOISE, timed, timed]) ** 2)
+
+    def propose(
+        self, judge: Judge, evaluations: Sequence[Evaluation], count: int, prefer: str | None = None
+    ) -> tuple[list[Config], float]:
+        """Configurations to measure next, unlike each other, and how likely the best of all is a per cent better.
+
+        Parameters
+        ----------
+        judge : Judge
+        evaluations : sequence of Evaluation
+            What was measured so far.
+        count : int
+        prefer : str, optional
+            The objective that alone decides.
+
+        Returns
+        -------
+        list of Config
+            At most `count`; empty once all were measured.
+        float
+            The greatest probability, of any configuration, to meet the goal and to be worth a per cent more than the
+            best so far; 1 while nothing meets the goal.
+        """
+        if len(self._measured) - self._renewed >= _RENEW:
+            self._shortlist = np.arange(len(self.configs))
+        candidates = self._shortlist[self._open[self._shortlist]]
+        if not len(candidates):
+            return [], 0.0
+        gain, likely = self._gain(judge, evaluations, candidates, prefer)
+        if len(candidates) > _SHORTLIST:
+            kept = np.argpartition(-gain, _SHORTLIST)[:_SHORTLIST]
+            candidates, gain = candidates[kept], gain[kept]
+            self._shortlist, self._renewed = candidates, len(self._measured)
+        picks: list[Config] = []
+        for _ in range(min(count, len(candidates))):
+            best = int(np.argmax(gain))
+            picks.append(self.configs[candidates[best]])
+            alike = self._alike(candidates, candidates[best : best + 1])[:, 0]
+            gain = gain * (1 - alike)
+            gain[best] = -np.inf
+        return picks, likely
+
+    def expected(self, places: NDArray[np.intp]) -> tuple[Matrix, Matrix]:
+        """Mean and standard deviation of each target's logarithm, given what was measured."""
+        mean, std = self._mean[places].copy(), self._std[places].copy()
+        if not self._measured:
+            return mean, std
+        measured = np.array(self._measured)
+        missed, noise = np.array(self._missed), np.array(self._noise)
+        across = _COMMON + (1 - _COMMON) * self._alike(places, measured)
+        among = _COMMON + (1 - _COMMON) * self._alike(measured, measured)
+        for target in range(len(TARGETS)):
+            here, there = self._std[places, target], self._std[measured, target]
+            covariance = across * here[:, None] * there[None, :]
+            inner = among * there[:, None] * there[None, :] + np.diag(noise[:, target])
+            factor = np.linalg.cholesky(inner)
+            half = np.linalg.solve(factor, covariance.T)
+            mean[:, target] += half.T @ np.linalg.solve(factor, missed[:, target])
+            std[:, target] = np.sqrt(np.maximum(here**2 - (half**2).sum(axis=0), 1e-8))
+        return mean, std
+
+    def _alike(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> Matrix:
+        """How much of what one configuration misses another shares, from 0 to 1."""
+        distance = np.zeros((len(first), len(second)))
+        for column in self._features.T:
+            distance += np.abs(column[first][:, None] - column[second][None, :])
+        return np.exp(-distance)
+
+    def _gain(
+        self, judge: Judge, evaluations: Sequence[Evaluation], candidates: NDArray[np.intp], prefer: str | None
+    ) -> tuple[NDArray[np.float64], float]:
+        """Expected improvement of each candidate over the best so far (Mockus 1978), and `likely` of `propose`."""
+        mean, std = self.expected(candidates)
+        bounds = judge.bounds(evaluations)
+        ranked = judge.rank(evaluations, prefer)
+        best = judge.worth(ranked[0], prefer) if ranked else -math.inf
+        gain = np.zeros(len(candidates))
+        better = np.zeros(len(candidates))
+        for _ in range(_DRAWS):
+            drawn = mean + std * self._random.standard_normal(mean.shape)
+            allowed = np.ones(len(candidates), np.bool_)
+            short = np.zeros(len(candidates))
+            for constraint, bound in zip(judge.goal.require, bounds, strict=True):
+                if math.isnan(bound) or bound <= 0:
+                    continue
+                margin = self._log(constraint.metric, drawn, candidates) - math.log(bound)
+                margin = margin if constraint.op == ">=" else -margin
+                margin = margin - (_SAFETY if METRICS[constraint.metric].timed else 0.0)
+                allowed &= margin >= 0
+                short = np.minimum(short, margin)
+            logs = {name: self._log(name, drawn, candidates) for name in judge.goal.maximize}
+            worth = judge.worth_of_logs(logs, prefer)
+            if ranked:
+                gain += np.where(allowed, np.maximum(worth - best, 0.0), 0.0) / _DRAWS
+                better += (allowed & (worth > best + _PER_CENT)) / _DRAWS
+            else:  # first of all something that meets the requirements
+                gain += (allowed + 0.01 * np.exp(short) + 1e-3 * worth * allowed) / _DRAWS
+        return gain, float(better.max()) if ranked else 1.0
+
+    def _log(self, metric: str, logs: Matrix, candidates: NDArray[np.intp]) -> NDArray[np.float64]:
+        column = logs[:, _TARGET_OF[metric]]
+        return column + self._access[metric][candidates] if metric in self._access else column
