@@ -279,6 +279,7 @@ def test_what_takes_more_than_its_share_is_a_failure() -> None:
     Slow.encoded = 0
     refused = meter.exact(Config((1, -1, -1), Blosc2(clevel=LEVEL)), most_seconds=0.1)
     assert "takes more than 0.1 s" in str(refused.failure)
+    assert refused.origin["timing"] == "stopped as too slow"  # unlike a codec that fails, it may be tried again
     assert Slow.encoded == 4
     assert meter.exact(Config((1, -1, -1), Blosc2(clevel=LEVEL)), most_seconds=1.0).failure is None
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def test_where_asking_optuna_took_too_long_neighbours_of_the_front_are_proposed_
 
 
 def test_proposals_learn() -> None:
-    """In a space of tens of thousands, 80 proposals find the best one in 500; as many at random the best in 80."""
+    """One in 2,000 of a space is best; 80 proposals at random find such in one search of 27, ours in most."""
     space = bound("portable")
     wanted = Blosc2("zstd", clevel=9, filters=("shuffle", "bytedelta"), splitmode="always", blocksize=1 << 20)
 
@@ -152,14 +152,13 @@ def test_proposals_learn() -> None:
         names = ("codec", "filters", "splitmode", "blocksize")
         return config.blosc2.clevel / 9 + sum(getattr(config.blosc2, n) == getattr(wanted, n) for n in names)
 
-    every = np.array([ratio(config) for _, config in itertools.islice(space.grid(), 0, None, 7)])
-    better = []
-    for seed in range(5):
+    found = 0
+    for seed in range(8):
         proposes = proposer(space, Goal(("ratio",)), seed)
         proposes.asking = -1e9
         asked = explore(proposes, 80, evaluate=lambda config: Evaluation(config, {"ratio": ratio(config)}))
-        better.append(float((every > max(map(ratio, asked))).mean()))
-    assert np.median(better) <= 1 / 500
+        found += max(map(ratio, asked)) == ratio(replace(asked[0], blosc2=wanted))
+    assert found >= 3
 
 
 # What Optuna gets to see

@@ -34,6 +34,10 @@ atexit.register(PLUGIN_CHILD.close)
 _MOST_BUFFERS = 1 << 14
 
 
+class _TooLongError(CodecError):
+    """A configuration takes longer than it may; with more time it might have done."""
+
+
 class Meter:
     """Measures configurations on one sample.
 
@@ -94,9 +98,11 @@ class Meter:
                 pixels += useful
                 stored += len(frame) + CHECKSUM_NBYTES
                 if encoding > most_seconds:
-                    raise CodecError(f"takes more than {most_seconds:.1f} s for the sample, its share of the budget")
+                    raise _TooLongError(f"takes more than {most_seconds:.1f} s for the sample, its share of the budget")
                 if encoding > 0.02 and pixels / encoding < least_mb_s * 1e6:
                     break
+        except _TooLongError as error:
+            return Evaluation(config, origin={"timing": "stopped as too slow"}, failure=str(error))
         except (CodecError, InputError) as error:
             return Evaluation(config, failure=str(error))
         speeds = {"encode_mb_s": pixels / encoding / 1e6, "decode_mb_s": pixels / decoding / 1e6}
@@ -193,7 +199,7 @@ class Meter:
         )
 
     def _check_duration(self, resolved: Config, most_seconds: float) -> None:
-        """Raise CodecError where encoding the sample would take too long.
+        """Raise _TooLongError where encoding the sample would take too long.
 
         A chunk cannot be stopped half-way, but for those of a plug-in.
         """
@@ -205,7 +211,7 @@ class Meter:
         seconds = clocked(Encoder(blosc2, start.shape, start.dtype).encode)(start)
         expected = seconds * self.sample.nbytes / start.nbytes
         if expected > most_seconds:
-            raise CodecError(f"takes about {expected:.1f} s for the sample, more than its share of the budget")
+            raise _TooLongError(f"takes about {expected:.1f} s for the sample, more than its share of the budget")
 
     def _useful_nbytes(self, chunks: tuple[int, ...]) -> float:
         """Bytes of pixels in a chunk, on average: what pads it at edges is not counted."""
@@ -243,6 +249,11 @@ class Meter:
         places = len(self._scratch) // nbytes
         starts = (nbytes * (index % places) for index in range(count))
         return [self._scratch[at : at + nbytes].view(self.sample.dtype).reshape(chunks) for at in starts]
+
+    def access_factors(self, configs: Sequence[Config]) -> dict[str, NDArray[np.float64]]:
+        """Metric of reading to the logarithm of its factor over decoding, shape (configurations,)."""
+        factors = {c.chunks: self._access(self.resolve(c).chunks, 1.0) for c in configs}
+        return {name: np.log([factors[c.chunks][name] for c in configs]) for name in factors[configs[0].chunks]}
 
     def _access(self, chunks: tuple[int, ...], decode_mb_s: float) -> dict[str, float]:
         """Useful speed of reading one frame, and one sinogram, when every chunk that holds a part is decoded whole."""
