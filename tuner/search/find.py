@@ -24,6 +24,7 @@ from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
 from tuner.search.evidence import profile_of, readable, traits_of
 from tuner.search.run import Progress, Result, Search, small_part
+from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
 
 #: How many of the finalists of earlier searches of the same data are measured first.
@@ -59,6 +60,7 @@ def find_profile(
     name: str | None = None,
     resume: bool = False,
     storage: str | None = None,
+    surrogate: Surrogate | None = None,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Find a configuration for the frames of some files.
@@ -92,6 +94,8 @@ def find_profile(
         Take what earlier searches logged for the same sample as measured.
     storage : str, optional
         URL of an Optuna storage that mirrors every trial.
+    surrogate : Surrogate, optional
+        What leads the search, as `load_surrogate` returns it.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -134,6 +138,7 @@ def find_profile(
             dataset=name,
             known=past if resume else (),
             warm=_warm(past),
+            surrogate=surrogate,
             notify=notify,
         )
         result = run.run()

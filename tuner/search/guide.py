@@ -23,6 +23,10 @@ _COMMON = 0.3
 _RATIO_NOISE, _ALONE_NOISE, _PASSING_NOISE = 0.004, 0.04, 0.4
 #: Draws of the posterior from which improvements are counted.
 _DRAWS = 24
+#: The most promising candidates, and the draws that tell how likely one of them is better.
+_CLOSE, _CLOSE_DRAWS = 32, 256
+#: What a measurement takes beside encoding and decoding the sample once, seconds.
+_SECONDS = 0.05
 #: So many candidates are looked at closely; which, is found anew after as many measurements again.
 _SHORTLIST, _RENEW = 1200, 24
 #: A timed requirement must be expected to be met by so much, as its low end of the spread has to meet it.
@@ -46,6 +50,8 @@ class Guide:
     data : Data
     reference_mb_s : float
         Rate of this machine's reference kernel.
+    nbytes : int
+        Size of the sample.
     access : mapping
         Metric of reading to the logarithm of its factor over decoding, shape (configurations,).
     seed : int
@@ -57,6 +63,7 @@ class Guide:
         configs: Sequence[Config],
         data: Data,
         reference_mb_s: float,
+        nbytes: int,
         access: Mapping[str, NDArray[np.float64]],
         seed: int = 0,
     ) -> None:
@@ -66,6 +73,7 @@ class Guide:
         mean, self._std = surrogate.predict(self.configs, data, features)
         self._mean = mean + np.log([1.0, reference_mb_s, reference_mb_s])
         self._features = features * FEATURE_WEIGHTS
+        self._nbytes = nbytes
         self._access = access
         self._random = np.random.default_rng(seed)
         self._measured: list[int] = []
@@ -159,33 +167,53 @@ class Guide:
     def _gain(
         self, judge: Judge, evaluations: Sequence[Evaluation], candidates: NDArray[np.intp], prefer: str | None
     ) -> tuple[NDArray[np.float64], float]:
-        """Expected improvement of each candidate over the best so far (Mockus 1978), and `likely` of `propose`."""
+        """Expected improvement of each candidate over the best so far (Mockus 1978) for its cost, and `likely`."""
         mean, std = self.expected(candidates)
-        bounds = judge.bounds(evaluations)
         ranked = judge.rank(evaluations, prefer)
-        best = judge.worth(ranked[0], prefer) if ranked else -math.inf
+        bounds = judge.bounds(evaluations)
+        if not ranked:  # first of all something that meets the requirements, and is worth something
+            gain = np.zeros(len(candidates))
+            for _ in range(_DRAWS):
+                worth, margin = self._draw(judge, bounds, candidates, mean, std, prefer)
+                gain += (margin >= 0) * (worth - worth.min()) + 0.01 * np.exp(np.minimum(margin, 0.0))
+            return gain / self._cost(mean), 1.0
+        best = judge.worth(ranked[0], prefer)
         gain = np.zeros(len(candidates))
-        better = np.zeros(len(candidates))
         for _ in range(_DRAWS):
-            drawn = mean + std * self._random.standard_normal(mean.shape)
-            allowed = np.ones(len(candidates), np.bool_)
-            short = np.zeros(len(candidates))
-            for constraint, bound in zip(judge.goal.require, bounds, strict=True):
-                if math.isnan(bound) or bound <= 0:
-                    continue
-                margin = self._log(constraint.metric, drawn, candidates) - math.log(bound)
-                margin = margin if constraint.op == ">=" else -margin
-                margin = margin - (_SAFETY if METRICS[constraint.metric].timed else 0.0)
-                allowed &= margin >= 0
-                short = np.minimum(short, margin)
-            logs = {name: self._log(name, drawn, candidates) for name in judge.goal.maximize}
-            worth = judge.worth_of_logs(logs, prefer)
-            if ranked:
-                gain += np.where(allowed, np.maximum(worth - best, 0.0), 0.0) / _DRAWS
-                better += (allowed & (worth > best + _PER_CENT)) / _DRAWS
-            else:  # first of all something that meets the requirements
-                gain += (allowed + 0.01 * np.exp(short) + 1e-3 * worth * allowed) / _DRAWS
-        return gain, float(better.max()) if ranked else 1.0
+            worth, margin = self._draw(judge, bounds, candidates, mean, std, prefer)
+            gain += (margin >= 0) * np.maximum(worth - best, 0.0)
+        close = np.argsort(-gain)[:_CLOSE]
+        better = np.zeros(len(close))
+        for _ in range(_CLOSE_DRAWS):
+            worth, margin = self._draw(judge, bounds, candidates[close], mean[close], std[close], prefer)
+            better += (margin >= 0) & (worth > best + _PER_CENT)
+        return gain / self._cost(mean), float(better.max()) / _CLOSE_DRAWS
+
+    def _draw(
+        self,
+        judge: Judge,
+        bounds: Sequence[float],
+        candidates: NDArray[np.intp],
+        mean: Matrix,
+        std: Matrix,
+        prefer: str | None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """One draw of what the candidates are worth, and by what margin they meet the requirements, as logarithms."""
+        drawn = mean + std * self._random.standard_normal(mean.shape)
+        margin = np.full(len(candidates), np.inf)
+        for constraint, bound in zip(judge.goal.require, bounds, strict=True):
+            if math.isnan(bound) or bound <= 0:
+                continue
+            over = self._log(constraint.metric, drawn, candidates) - math.log(bound)
+            safety = _SAFETY if METRICS[constraint.metric].timed else 0.0
+            margin = np.minimum(margin, (over if constraint.op == ">=" else -over) - safety)
+        worth = judge.worth_of_logs({m: self._log(m, drawn, candidates) for m in judge.goal.maximize}, prefer)
+        return worth, margin
+
+    def _cost(self, mean: Matrix) -> NDArray[np.float64]:
+        """The square root of the seconds that a measurement takes: what is slow is not put off for ever."""
+        seconds: NDArray[np.float64] = _SECONDS + self._nbytes / 1e6 * np.exp(-mean[:, 1:]).sum(axis=1)
+        return np.sqrt(seconds)
 
     def _log(self, metric: str, logs: Matrix, candidates: NDArray[np.intp]) -> NDArray[np.float64]:
         column = logs[:, _TARGET_OF[metric]]

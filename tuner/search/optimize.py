@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.config import Config
 from tuner.errors import InputError, TunerWarning
@@ -27,8 +29,9 @@ _ASK_SHARE = 0.08
 class Proposer:
     """Proposes configurations of a space, each once, and learns from their evaluations.
 
-    Half of the proposals come from Optuna's TPE, multivariate and grouped by the space's branches; the other half
-    change one choice of a configuration on the front, which is free and where most improvements lie.
+    Those that a guide put in come first. Of the rest, half come from Optuna's TPE, multivariate and grouped by the
+    space's branches; the other half change a choice or two of a configuration on the front, which is free and where
+    most improvements lie.
 
     Parameters
     ----------
@@ -58,9 +61,9 @@ class Proposer:
         self._goal = goal
         self._random = random.Random(seed)
         with _quiet():
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
+            self._sampler = GuidedSampler(seed)
             directions = [optuna.study.StudyDirection.MAXIMIZE] * len(goal.maximize)
-            self._study = optuna.create_study(directions=directions, sampler=sampler)
+            self._study = optuna.create_study(directions=directions, sampler=self._sampler)
             self._mirror = _mirror(storage, name, directions) if storage else None
         self._asked: dict[Config, tuple[Choices, dict[str, BaseDistribution]]] = {}
         self._seen: set[Config] = set()
@@ -91,6 +94,12 @@ class Proposer:
             return None
         finally:
             self.asking += time.perf_counter() - start
+
+    def put(self, configs: Sequence[Config]) -> None:
+        """Configurations of the space that the next asks are to propose, in this order."""
+        start = time.perf_counter()
+        self._sampler.queue.extend(choices for config in configs if (choices := self._space.locate(config)))
+        self.asking += time.perf_counter() - start
 
     def claim(self, config: Config) -> bool:
         """Take a configuration of the space as proposed; False where the space does not hold it or it was before."""
@@ -131,7 +140,7 @@ class Proposer:
             self._add_to_mirror(trial)
         self.asking += time.perf_counter() - start
 
-    def _add_to_mirror(self, trial: optuna.trial.FrozenTrial) -> None:
+    def _add_to_mirror(self, trial: FrozenTrial) -> None:
         """Copy a trial; a database that fails is left alone from then on, as the search does not need it."""
         if self._mirror is None:
             return
@@ -153,6 +162,8 @@ class Proposer:
 
     def _propose(self, front: Sequence[Config]) -> Config | None:
         self._turn += 1
+        if self._sampler.queue:
+            return self._ask_optuna()
         affordable = self.asking <= _ASK_SHARE * (time.perf_counter() - self._started)
         if front and (self._turn % 2 or not affordable):
             # The square favours the first of the front, around its knee, and leaves none out.
@@ -186,6 +197,63 @@ class Proposer:
             return None
         self._asked.setdefault(neighbour, (chooser.choices, chooser.distributions))
         return neighbour
+
+
+class GuidedSampler(optuna.samplers.BaseSampler):
+    """Optuna's TPE, but that trials take what is queued first.
+
+    Parameters
+    ----------
+    seed : int, optional
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.queue: deque[Mapping[str, Any]] = deque()
+        """Parameters by name that the next trials are to take, each a trial; one that a trial lacks is sampled."""
+        self._taken: dict[int, Mapping[str, Any]] = {}
+        with _quiet():
+            self._tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
+
+    def reseed_rng(self) -> None:
+        """Draw otherwise than before, as a forked worker must."""
+        self._tpe.reseed_rng()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What TPE samples together; nothing for a trial that takes what is queued."""
+        if self.queue:
+            self._taken[trial.number] = self.queue.popleft()
+            return {}
+        return self._tpe.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """TPE's proposal; nothing for a trial that takes what is queued."""
+        if trial.number in self._taken:
+            return {}
+        return self._tpe.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The queued value where there is one that the distribution holds, else TPE's."""
+        taken = self._taken.get(trial.number, {})
+        if param_name in taken:
+            value = taken[param_name]
+            if param_distribution._contains(param_distribution.to_internal_repr(value)):
+                return value
+        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As TPE."""
+        self._tpe.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As TPE; what was queued for the trial is forgotten."""
+        self._taken.pop(trial.number, None)
+        self._tpe.after_trial(study, trial, state, values)
 
 
 class _TrialChooser:

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tuner.config import Blosc2, Config, one_line
+from tuner.config import PLUGINS, Blosc2, Config, one_line
 from tuner.errors import CodecError, InputError, UnsatisfiableError
 from tuner.evaluation import METRICS, Evaluation, Log
 from tuner.goal import Goal, Judge
@@ -17,7 +17,9 @@ from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
+from tuner.search.guide import Guide
 from tuner.search.optimize import Proposer
+from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
 
 #: A search measures on this much of its sample; finalists on all of it.
@@ -28,6 +30,10 @@ FINALISTS, ROUNDS = 6, 3
 _FINAL_SHARE = 0.2
 #: A configuration this far from a timed limit may meet it when it is timed again.
 _NEARLY = 0.03
+#: Rounds that a guide leads before explorers take each fourth.
+_LED = 8
+#: The search ends once so many rounds in turn find an improvement less likely than this.
+_PATIENCE, _UNLIKELY = 3, 0.1
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
 
@@ -92,6 +98,8 @@ class Search:
         Taken as measured where they are of this sample: what a killed search left.
     warm : sequence of Config
         Measured first: what was best for the same data before.
+    surrogate : Surrogate, optional
+        What leads the search; without it, good configurations that are known for many data are where it begins.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class Search:
         dataset: str = "",
         known: Iterable[Evaluation] = (),
         warm: Sequence[Config] = (),
+        surrogate: Surrogate | None = None,
         notify: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         used = {*goal.maximize, *(c.metric for c in goal.require)}
@@ -129,11 +138,14 @@ class Search:
         self.budget = budget
         self._log = log
         self._traits = dict(traits or {})
+        self._seed = seed
         self._jobs = jobs
         self._prefer = prefer
         self._notify = notify
         self._dataset = dataset
         self._warm = warm
+        self._surrogate = surrogate
+        self._guide: Guide | None = None
         self._whole = Meter(sample, frames)
         small = small_part(sample)
         self._meter = self._whole if small is sample else Meter(small, frames)
@@ -143,7 +155,10 @@ class Search:
         self._known = {
             self._meter.resolve(e.config): e
             for e in known
-            if e.config is not None and e.origin.get("data") == self._meter.digest and _fits(e.config, sample)
+            if e.config is not None
+            and e.origin.get("data") == self._meter.digest
+            and "stopped" not in str(e.origin.get("timing"))  # the whole of the sample counts
+            and _fits(e.config, sample)
         }
         self.evaluations: list[Evaluation] = []
         self._judge = Judge(goal, {})
@@ -171,14 +186,22 @@ class Search:
             self._progress("baselines")
             self._judge = Judge(self.goal, self._measure_baselines(self._meter))
             self._rank()
+            self._guide = self._make_guide()
             # However short the budget, something is measured.
             self._measure([c for c in self._seeds() if self._proposer.claim(c)][: max(1, self._left())])
+            rounds = unlikely = 0
             while left := self._left() or int(not self.evaluations):
-                batch = self._ask(min(left, self._jobs * 2))
+                batch, likely = self._ask(min(left, self._jobs if self._guide else self._jobs * 2), rounds)
                 if not batch:
                     stopped = "every configuration of the space was measured"
                     break
+                unlikely = unlikely + 1 if likely < _UNLIKELY else 0
+                if unlikely >= _PATIENCE:
+                    stopped = "no configuration is likely to be better by a per cent"
+                    break
                 self._measure(batch)
+                rounds += 1
+            return self._finish(stopped)
         except KeyboardInterrupt:
             if not self._judge.feasible(self.evaluations):
                 raise
@@ -207,6 +230,8 @@ class Search:
         several = max(1, min(run, (1 << 20) // max(1, math.prod(self._meter.sample.frame_shape) * itemsize)))
         deep = (1 << several.bit_length() - 1, *whole[1:])
         seeds = list(self._warm)
+        if self._guide is not None:
+            return [self._settled_in_space(config) for config in seeds]
         # Small frames first several to a chunk: alone each pays for a frame's header.
         for chunks in dict.fromkeys((deep, whole)):
             seeds += [Config(chunks, replace(blosc2, typesize=itemsize)) for blosc2 in good]
@@ -225,7 +250,36 @@ class Search:
                     return settled
         return config
 
-    def _ask(self, count: int) -> list[Config]:
+    def _make_guide(self) -> Guide | None:
+        """The surrogate's guess over the whole space, mended by what is known."""
+        if self._surrogate is None:
+            return None
+        distinct: dict[Config, Config] = {}
+        for _, config in self._space.grid():
+            if config.blosc2.codec not in PLUGINS and _fits(config, self._meter.sample):
+                distinct.setdefault(self._meter.resolve(config), config)
+        configs = list(distinct.values())
+        if not configs:
+            return None
+        return Guide(
+            self._surrogate,
+            configs,
+            Data(self._meter.sample.frame_shape, self._meter.sample.dtype, self._traits),
+            self._meter.reference.usual / 1e6,
+            self._meter.sample.nbytes,
+            self._meter.access_factors(configs),
+            self._seed,
+        )
+
+    def _ask(self, count: int, rounds: int) -> tuple[list[Config], float]:
+        """What to measure next: the guide leads, and after a while leaves each fourth round to explorers.
+
+        The number tells how likely it is that a configuration is better by a per cent; 1 without a guide.
+        """
+        likely = 1.0
+        if self._guide is not None and (rounds < _LED or rounds % 4):
+            picks, likely = self._guide.propose(self._judge, self.evaluations, count, self._prefer)
+            self._proposer.put(picks)
         front = [e.config for e in self._front if e.config is not None]
         if not front and (nearest := self._judge.nearest(self.evaluations)) and nearest[0].config:
             front = [nearest[0].config]
@@ -235,7 +289,7 @@ class Search:
             if config is None:
                 break
             batch.append(config)
-        return batch
+        return batch, likely
 
     def _measure(self, configs: Sequence[Config]) -> None:
         """Measure configurations: exactly side by side, then by the clock, alone, those that may matter."""
@@ -258,6 +312,8 @@ class Search:
         self.evaluations.append(evaluation)
         self.budget.measured += 1
         self._proposer.tell(evaluation, self._judge.violations(evaluation, self._bounds))
+        if self._guide is not None:
+            self._guide.learn(evaluation)
 
     def _rank(self) -> None:
         """Find the limits, the front and the best anew."""
@@ -343,7 +399,9 @@ class Search:
         finals: list[Evaluation] = []
         for candidate in candidates:
             assert candidate.config is not None
-            if finals and not self.budget.left(self._seconds_of_final(candidate)):
+            # However late it is, one is measured; configurations are kept for that.
+            late = not self.budget.left(self._seconds_of_final(candidate))
+            if late and (finals or self.budget.configurations is not None):
                 continue
             final = self._whole.exact(candidate.config)
             self.budget.measured += 1
