@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -205,14 +205,18 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     Parameters
     ----------
     seed : int, optional
+    startup : int
+        Trials that are drawn at random before TPE begins to model.
+    group : bool
+        Model each branch of a conditional space by itself.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, startup: int = 8, group: bool = True) -> None:
         self.queue: deque[Mapping[str, Any]] = deque()
         """Parameters by name that the next trials are to take, each a trial; one that a trial lacks is sampled."""
         self._taken: dict[int, Mapping[str, Any]] = {}
         with _quiet():
-            self._tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=8)
+            self._tpe = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=group, n_startup_trials=startup)
 
     def reseed_rng(self) -> None:
         """Draw otherwise than before, as a forked worker must."""
@@ -238,10 +242,11 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         """The queued value where there is one that the distribution holds, else TPE's."""
         taken = self._taken.get(trial.number, {})
-        if param_name in taken:
-            value = taken[param_name]
-            if param_distribution._contains(param_distribution.to_internal_repr(value)):
-                return value
+        with suppress(ValueError):  # a choice that the distribution does not have
+            if param_name in taken and param_distribution._contains(
+                param_distribution.to_internal_repr(taken[param_name])
+            ):
+                return taken[param_name]
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
