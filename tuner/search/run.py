@@ -206,10 +206,6 @@ class Search:
             if not self._judge.feasible(self.evaluations):
                 raise
             return self._settle(self.evaluations, self._judge, "interrupted")
-        try:
-            return self._finish(stopped)
-        except KeyboardInterrupt:
-            return self._settle(self.evaluations, self._judge, "interrupted")
 
     def _left(self) -> int:
         kept = min(_FINAL_SHARE * self.budget.seconds, 20.0) if math.isfinite(self.budget.seconds) else 0.0
