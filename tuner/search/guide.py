@@ -119,7 +119,7 @@ class Guide:
             The greatest probability, of any configuration, to meet the goal and to be worth a per cent more than the
             best so far; 1 while nothing meets the goal.
         """
-        if len(self._measured) - self._renewed >= _RENEW:
+        if len(self._measured) - self._renewed >= _RENEW or not self._open[self._shortlist].any():
             self._shortlist = np.arange(len(self.configs))
         candidates = self._shortlist[self._open[self._shortlist]]
         if not len(candidates):
@@ -134,7 +134,8 @@ class Guide:
             best = int(np.argmax(gain))
             picks.append(self.configs[candidates[best]])
             alike = self._alike(candidates, candidates[best : best + 1])[:, 0]
-            gain = gain * (1 - alike)
+            # What was picked stays so, also for one whose features are the same, as of filters in another order.
+            gain = np.where(np.isneginf(gain), gain, gain * (1 - alike))
             gain[best] = -np.inf
         return picks, likely
 

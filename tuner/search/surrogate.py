@@ -38,6 +38,9 @@ _FRAME_NBYTES = 176
 #: Column of `config_features` that holds the logarithm of a chunk's bytes.
 _NBYTES = len(_CODECS) + 2 + len(FILTERS) + 2 + 3
 
+#: Trees compare in single precision; pixels of double precision reach further.
+_LARGEST = float(np.finfo(np.float32).max)
+
 Matrix = NDArray[np.float64]
 
 
@@ -90,7 +93,7 @@ class Surrogate:
             features = config_features(configs, data)
             bases.append(_base(configs, features, data))
             blocks.append(_row_block(features, bases[-1], data, traits))
-            targets.append(np.array([_target(e) for e in same]))
+            targets.append(logarithms(same))
         # Every data set weighs the same, however often it was measured.
         weights = np.array([1 / counts[group] for group in groups])
         forest = ExtraTreesRegressor(
@@ -141,8 +144,23 @@ class Surrogate:
         return Surrogate(self._trees, self._traits, self._widen * widen)
 
 
+def beyond_probe(evaluations: Sequence[Evaluation]) -> Matrix:
+    """How far evaluations of the same data are from what the probe tells, shape (evaluations, targets).
+
+    That is what the trees learn.
+    """
+    data, configs = data_of(evaluations[0]), [_config(e) for e in evaluations]
+    base = _base(configs, config_features(configs, data), data)
+    return logarithms(evaluations) - base
+
+
+def logarithms(evaluations: Sequence[Evaluation]) -> Matrix:
+    """Logarithms of the targets that were measured, speeds relative to the reference kernel."""
+    return np.array([_target(e) for e in evaluations])
+
+
 def is_usable(evaluation: Evaluation) -> bool:
-    """Whether an evaluation can be learned from: exact, timed alone, probed, and plausible."""
+    """Whether an evaluation can be learned from: exact, timed alone, probed, of frames that it can be applied to."""
     origin, config = evaluation.origin, evaluation.config
     if evaluation.failure is not None or config is None or config.blosc2.codec not in _CODECS:
         return False
@@ -151,7 +169,14 @@ def is_usable(evaluation: Evaluation) -> bool:
     numbers = [evaluation.metrics.get(name, 0.0) for name in TARGETS] + [origin["reference_mb_s"]]
     if not all(isinstance(n, int | float) and math.isfinite(n) and n > 0 for n in numbers):
         return False
-    return all(f"probe_{name}_log_{kind}" in evaluation.traits for name in PROBES for kind in _KINDS)
+    if not all(f"probe_{name}_log_{kind}" in evaluation.traits for name in PROBES for kind in _KINDS):
+        return False
+    try:  # an origin is not checked when it is read
+        data = data_of(evaluation)
+        config.resolve(data.frame_shape, data.dtype)
+    except (InputError, TypeError, ValueError, ArithmeticError):
+        return False
+    return isinstance(origin.get("data"), str) and data.dtype.kind in "buif" and min(data.frame_shape) > 0
 
 
 def dataset_of(evaluation: Evaluation) -> str:
@@ -208,7 +233,9 @@ FEATURE_WEIGHTS = np.array(
 def _row_block(features: Matrix, base: Matrix, data: Data, traits: tuple[str, ...]) -> NDArray[np.float32]:
     """What the trees see of configurations of one data set."""
     about = np.array([data.traits.get(name, 0.0) for name in traits])
-    return np.hstack([features, base, np.tile(about, (len(features), 1))]).astype(np.float32)
+    rows = np.hstack([features, base, np.tile(about, (len(features), 1))])
+    clipped: NDArray[np.float32] = np.clip(rows, -_LARGEST, _LARGEST).astype(np.float32)
+    return clipped
 
 
 def _base(configs: Sequence[Config], features: Matrix, data: Data) -> Matrix:
