@@ -14,17 +14,19 @@ import datetime
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tuner import find_profile
 from tuner.config import Config, one_line
 from tuner.errors import InputError
-from tuner.evaluation import Evaluation
+from tuner.evaluation import Evaluation, Log, read_log
 from tuner.goal import Constraint
 from tuner.measure.meter import FINAL_WINDOWS, Meter
-from tuner.measure.timing import machine, versions
+from tuner.measure.timing import Timing, machine, versions
 from tuner.read import open_stacks
 from tuner.read.sampling import draw_sample
-from tuner.search.find import find_profile
 from tuner.search.run import small_part
 from tuner.space import load_space
 
@@ -33,37 +35,83 @@ _MARGIN = 0.995
 _BATCH = 64
 
 
-def grid_best(meter: Meter, constraint: Constraint, run: int) -> tuple[Evaluation, int, int, float]:
-    """The best ratio that meets the requirement; how many configurations were measured, and timed; seconds."""
-    start = time.perf_counter()
-    space = load_space("portable").bind(meter.sample.frame_shape, meter.sample.dtype, run)
+@dataclass(frozen=True)
+class Grid:
+    """Every configuration of the portable space on one sample."""
+
+    meter: Meter
+    """Measures on the part of the sample that a search measures on."""
+    evaluations: list[Evaluation]
+    """All, with speeds taken in passing; those that were too slow are stopped early."""
+    seconds: float
+    """How long it took."""
+
+
+def measure_grid(paths: Sequence[str], least_mb_s: float, work: Path | None = None) -> Grid:
+    """Measure the whole space; what `work` holds of it already is not measured again."""
+    meter = Meter(small_part(draw_sample(open_stacks(paths))))
+    sample = meter.sample
+    run = max(len(r.frames) for r in sample.runs)
+    space = load_space("portable").bind(sample.frame_shape, sample.dtype, run)
     configs: dict[Config, Config] = {}
     for _, config in space.grid():
         try:
             configs.setdefault(meter.resolve(config), config)
         except InputError:
             continue
-    pending = list(configs.values())
-    hopeful: list[Evaluation] = []
-    for at in range(0, len(pending), _BATCH):
-        evaluations = meter.exact_many(pending[at : at + _BATCH], os.cpu_count() or 1, constraint.limit / 4)
-        hopeful += [e for e in evaluations if e.metrics.get("encode_mb_s", 0.0) > constraint.limit / 2]
-        print(f"\r{at + _BATCH} of {len(pending)} measured, {time.perf_counter() - start:.0f} s", end="", flush=True)
+    file = work / f"{meter.digest[:16]}.jsonl" if work else None
+    known = {e.config: e for e in read_log(file) if e.config} if file and file.exists() else {}
+    pending = [config for config in configs.values() if config not in known]
+    evaluations = list(known.values())
+    start = time.perf_counter()
+    with Log(file or Path(tempfile.mkdtemp()) / "grid.jsonl") as log:
+        for at in range(0, len(pending), _BATCH):
+            batch = meter.exact_many(pending[at : at + _BATCH], os.cpu_count() or 1, least_mb_s)
+            took = (time.perf_counter() - start) / (at + len(batch))
+            for evaluation in batch:
+                origin = {**evaluation.origin, "seconds": took}
+                evaluation = Evaluation(evaluation.config, evaluation.metrics, {}, {}, origin, evaluation.failure)
+                log.append(evaluation)
+                evaluations.append(evaluation)
+            print(f"\r{at + len(batch)} of {len(pending)}, {time.perf_counter() - start:.0f} s", end="", flush=True)
     print()
+    seconds = sum(e.origin.get("seconds", 0.0) for e in evaluations[-1:]) * len(evaluations)
+    return Grid(meter, evaluations, seconds)
+
+
+def best_of(grid: Grid, constraint: Constraint, limit: float) -> tuple[Evaluation, int]:
+    """The best ratio that meets a least encoding speed when timed alone, and how many were timed."""
+    hopeful = [e for e in grid.evaluations if e.metrics.get("encode_mb_s", 0.0) > limit / 2]
     hopeful.sort(key=lambda e: e.metrics["ratio"], reverse=True)
     best: Evaluation | None = None
-    timed = 0
-    for evaluation in hopeful:
+    for timed, evaluation in enumerate(hopeful):
         if best is not None and evaluation.metrics["ratio"] < _MARGIN * best.metrics["ratio"]:
-            break
-        timed += 1
-        evaluation = meter.timed(evaluation, FINAL_WINDOWS)
-        met = constraint.violation(evaluation, constraint.limit) <= 0
+            return best, timed
+        evaluation = grid.meter.timed(evaluation, FINAL_WINDOWS)
+        met = constraint.violation(evaluation, limit) <= 0
         if met and (best is None or evaluation.metrics["ratio"] > best.metrics["ratio"]):
             best = evaluation
     if best is None:
-        raise SystemExit("nothing in the grid meets the requirement")
-    return best, len(pending), timed, time.perf_counter() - start
+        raise SystemExit(f"nothing in the grid meets {constraint}")
+    return best, len(hopeful)
+
+
+def timed_in_turn(meter: Meter, configs: Sequence[Config], rounds: int = 5) -> list[Evaluation]:
+    """Configurations measured on the same sample, and timed in turn."""
+    finals = [meter.exact(config) for config in configs]
+    clocks = [[meter.clock(final, 5) for final in finals] for _ in range(rounds)]
+    timed = []
+    for index, config in enumerate(configs):
+        encode = Timing(tuple(rate for turn in clocks for rate in turn[index][0].rates))
+        decode = Timing(tuple(rate for turn in clocks for rate in turn[index][1].rates))
+        timed.append(meter.with_timings(finals[index], meter.resolve(config).chunks, encode, decode))
+    return timed
+
+
+def taken_on() -> str:
+    """The line that names machine and versions."""
+    here, with_ = machine(), ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"Taken on {datetime.date.today()}: {here['cpu']}, {here['cores']} cores; {with_}."
 
 
 def main() -> None:
@@ -77,39 +125,23 @@ def main() -> None:
     os.environ["TUNER_HOME"] = tempfile.mkdtemp()  # the search starts knowing nothing
     rows = []
     for path in options.files:
-        stacks = open_stacks([path])
-        sample = draw_sample(stacks)
-        small = small_part(sample)
-        run = max(len(r.frames) for r in small.runs)
-        best, measured, timed, seconds = grid_best(Meter(small), constraint, run)
+        grid = measure_grid([path], constraint.limit / 4)
+        best, timed = best_of(grid, constraint, constraint.limit)
         found = find_profile([path], maximize=["ratio"], require=[options.require], budget=options.budget)
-        assert best.config is not None
-        assert found.result.best.config is not None
-        whole = Meter(sample)
-        finals = [whole.exact(config) for config in (best.config, found.result.best.config)]
-        clocks = [[whole.clock(final, 5) for final in finals] for _ in range(5)]
-        pair = []
-        for index, final in enumerate(finals):
-            encode = clocks[0][index][0]
-            decode = clocks[0][index][1]
-            for turn in clocks[1:]:
-                encode, decode = encode + turn[index][0], decode + turn[index][1]
-            assert final.config is not None
-            pair.append(whole.with_timings(final, whole.resolve(final.config).chunks, encode, decode))
-        share = pair[1].metrics["ratio"] / pair[0].metrics["ratio"]
         result = found.result
+        configs = [config for config in (best.config, result.best.config) if config is not None]
+        pair = timed_in_turn(Meter(draw_sample(open_stacks([path]))), configs)
+        share = pair[1].metrics["ratio"] / pair[0].metrics["ratio"]
         lines = [
-            (Path(path).name, "grid", f"{measured} ({timed} timed)", seconds, pair[0], "100 %"),
-            ("", "search", str(result.measured), result.seconds, pair[1], f"{share:.1%}"),
+            (Path(path).name, "grid", f"{len(grid.evaluations)} ({timed} timed)", grid.seconds, "100 %"),
+            ("", "search", str(result.measured), result.seconds, f"{share:.1%}"),
         ]
-        for data, by, count, took, final, part in lines:
-            assert final.config is not None
+        for (data, by, count, took, part), final, config in zip(lines, pair, configs, strict=True):
             metrics = final.metrics
             rows.append(
                 f"| {data} | {by} | {count} | {took:.0f} s | {metrics['ratio']:.4f} | {metrics['encode_mb_s']:.0f}"
-                f" | {one_line(final.config)} | {part} |"
+                f" | {one_line(config, result.itemsize)} | {part} |"
             )
-    here, with_ = machine(), versions()
     text = "\n".join(
         [
             "# The search against the exhaustive grid",
@@ -122,8 +154,7 @@ def main() -> None:
             "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Taken on {datetime.date.today()}: {here['cpu']}, {here['cores']} cores;"
-            f" {', '.join(f'{name} {version}' for name, version in with_.items())}.",
+            taken_on(),
             "",
         ]
     )
