@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
@@ -22,7 +24,7 @@ from tuner.measure.meter import Meter
 from tuner.read.sampling import Run, Sample
 from tuner.search import run
 from tuner.search.budget import Budget
-from tuner.search.run import Progress, Result, Search
+from tuner.search.run import Progress, Result, Search, small_part
 from tuner.space import Space, load_space
 
 #: A space of 2 x 2 x 3 = 12 configurations.
@@ -244,6 +246,42 @@ def test_what_cannot_be_met_names_the_nearest_and_what_it_misses(tmp_path: Path,
     assert f": {metric} " in text
     assert text.endswith(f"must be {op} {limit}")
     assert len(watched.lines) <= 20
+
+
+# Large samples
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 6))
+def test_a_search_measures_on_a_small_part_of_a_large_sample(lengths: list[int], most: int) -> None:
+    frames = np.arange(sum(lengths) * 4, dtype=np.uint16).reshape(-1, 2, 2)
+    starts = np.cumsum([0, *lengths])
+    whole = Sample(tuple(Run(0, int(a), frames[a : a + n]) for a, n in zip(starts, lengths, strict=False)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "SMALL_NBYTES", most * 8)
+        part = small_part(whole)
+    if len(frames) <= most:
+        assert part is whole
+        return
+    assert 1 <= part.n_frames <= most
+    assert len(part.runs) <= 2
+    for piece in part.runs:
+        (source,) = (r for r in whole.runs if r.start == piece.start)
+        np.testing.assert_array_equal(piece.frames, source.frames[: len(piece.frames)])
+
+
+def test_finalists_are_measured_on_the_whole_sample_beside_the_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SMALL_NBYTES", sample().nbytes // 2)
+    watched = Watched(tmp_path, Budget(configurations=20), BALANCED)
+    result = watched.run()
+    whole, part = sample().digest, small_part(sample()).digest
+    assert whole != part
+    assert {e.origin["data"] for e in watched.finalists} == {whole}
+    assert {e.origin["data"] for e in watched.lines if e.config and not e.origin.get("finalist")} == {part}
+    assert {e.origin["data"] for e in result.baselines.values()} == {whole}
+    assert result.measured == len(BASELINES) + len(watched.searched) + len(watched.finalists) <= 20
+    assert result.best.metrics["ratio"] == Meter(sample()).exact(resolved(result.best.config)).metrics["ratio"]
 
 
 # Interruption

@@ -485,7 +485,7 @@ def small_part(sample: Sample) -> Sample:
     if sample.nbytes <= SMALL_NBYTES:
         return sample
     wanted = max(1, SMALL_NBYTES // sample.runs[0].frames[0].nbytes)
-    runs = sample.runs[:: max(1, len(sample.runs) // max(1, min(wanted, 2)))]
+    runs = sample.runs[:: -(-len(sample.runs) // min(wanted, 2))]
     # A power of two of frames from each, so that chunks of several frames cut the same pixels.
     frames = 1 << (max(1, wanted // len(runs)).bit_length() - 1)
     return Sample(tuple(replace(run, frames=run.frames[:frames]) for run in runs))
