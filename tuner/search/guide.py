@@ -29,6 +29,8 @@ _CLOSE, _CLOSE_DRAWS = 32, 256
 _SECONDS = 0.05
 #: So many candidates are looked at closely; which, is found anew after as many measurements again.
 _SHORTLIST, _RENEW = 1200, 24
+#: So many that are expected to be the best in each target are looked at too.
+_HIGHEST = 20
 #: A timed requirement must be expected to be met by so much, as its low end of the spread has to meet it.
 _SAFETY = 0.015
 #: An improvement below that, as a logarithm, is not worth a measurement.
@@ -126,7 +128,9 @@ class Guide:
             return [], 0.0
         gain, likely = self._gain(judge, evaluations, candidates, prefer)
         if len(candidates) > _SHORTLIST:
-            kept = np.argpartition(-gain, _SHORTLIST)[:_SHORTLIST]
+            # With those that limits may refer to as the best.
+            highest = [np.argsort(self._mean[candidates, target])[-_HIGHEST:] for target in range(len(TARGETS))]
+            kept = np.unique(np.concatenate([np.argpartition(-gain, _SHORTLIST)[:_SHORTLIST], *highest]))
             candidates, gain = candidates[kept], gain[kept]
             self._shortlist, self._renewed = candidates, len(self._measured)
         picks: list[Config] = []
@@ -170,8 +174,8 @@ class Guide:
     ) -> tuple[NDArray[np.float64], float]:
         """Expected improvement of each candidate over the best so far (Mockus 1978) for its cost, and `likely`."""
         mean, std = self.expected(candidates)
-        ranked = judge.rank(evaluations, prefer)
-        bounds = judge.bounds(evaluations)
+        bounds = self._bounds(judge, evaluations, candidates, mean)
+        ranked = [e for e in judge.rank(evaluations, prefer) if all(v <= 0 for v in judge.violations(e, bounds))]
         if not ranked:  # first of all something that meets the requirements, and is worth something
             gain = np.zeros(len(candidates))
             for _ in range(_DRAWS):
@@ -190,6 +194,19 @@ class Guide:
             better += (margin >= 0) & (worth > best + _PER_CENT)
         return gain / self._cost(mean), float(better.max()) / _CLOSE_DRAWS
 
+    def _bounds(
+        self, judge: Judge, evaluations: Sequence[Evaluation], candidates: NDArray[np.intp], mean: Matrix
+    ) -> tuple[float, ...]:
+        """The limit of each requirement; `best` is the best that is expected of all, not of those measured so far."""
+        bounds = np.array(judge.bounds(evaluations), np.float64)
+        of_best = np.array([c.name == "best" and c.op == ">=" for c in judge.goal.require], np.bool_)
+        _, margin = self._worth_and_margin(judge, np.where(of_best, math.nan, bounds), candidates, mean, None)
+        for place in np.flatnonzero(of_best) if (margin >= 0).any() else ():
+            constraint = judge.goal.require[place]
+            best = self._log(constraint.metric, mean, candidates)[margin >= 0].max()
+            bounds[place] = np.fmax(bounds[place], constraint.limit * math.exp(best))
+        return tuple(bounds.tolist())
+
     def _draw(
         self,
         judge: Judge,
@@ -201,14 +218,24 @@ class Guide:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """One draw of what the candidates are worth, and by what margin they meet the requirements, as logarithms."""
         drawn = mean + std * self._random.standard_normal(mean.shape)
+        return self._worth_and_margin(judge, bounds, candidates, drawn, prefer)
+
+    def _worth_and_margin(
+        self,
+        judge: Judge,
+        bounds: Sequence[float] | NDArray[np.float64],
+        candidates: NDArray[np.intp],
+        logs: Matrix,
+        prefer: str | None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         margin = np.full(len(candidates), np.inf)
         for constraint, bound in zip(judge.goal.require, bounds, strict=True):
             if math.isnan(bound) or bound <= 0:
                 continue
-            over = self._log(constraint.metric, drawn, candidates) - math.log(bound)
+            over = self._log(constraint.metric, logs, candidates) - math.log(bound)
             safety = _SAFETY if METRICS[constraint.metric].timed else 0.0
             margin = np.minimum(margin, (over if constraint.op == ">=" else -over) - safety)
-        worth = judge.worth_of_logs({m: self._log(m, drawn, candidates) for m in judge.goal.maximize}, prefer)
+        worth = judge.worth_of_logs({m: self._log(m, logs, candidates) for m in judge.goal.maximize}, prefer)
         return worth, margin
 
     def _cost(self, mean: Matrix) -> NDArray[np.float64]:
