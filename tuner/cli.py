@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_read(commands)
     _add_search(commands)
+    _add_predict(commands)
     _add_apply(commands)
     _add_verify(commands)
     return parser
@@ -132,6 +133,26 @@ def _add_search(commands: Any) -> None:
         "find a configuration for the frames of some files",
         'tuner search scan.nxs -o id19.yaml --maximize ratio --require "encode_mb_s >= 500" --budget 60s',
     )
+    _add_wishes(command)
+    command.add_argument("--budget", default="60s", metavar="60s|200", help="at most: seconds, or configurations")
+    command.add_argument("--unguided", action="store_true", help="do without what was learned from other data")
+    command.add_argument("--resume", action="store_true", help="go on from what a killed search had measured")
+    command.add_argument("--storage", metavar="URL", help="mirror trials into an Optuna storage, for its dashboard")
+
+
+def _add_predict(commands: Any) -> None:
+    command = _command(
+        commands,
+        "predict",
+        _search,
+        "guess a configuration from what was learned from other data, and verify it by eight measurements",
+        "tuner predict scan.nxs -o id19.yaml",
+    )
+    _add_wishes(command)
+    command.set_defaults(budget=None, unguided=False, resume=False, storage=None)
+
+
+def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("files", nargs="+", type=_path, metavar="FILE", help="the sample is drawn from all of them")
     command.add_argument("-o", "--output", type=_path, metavar="PROFILE", required=True, help="the profile to write")
     _add_source(command)
@@ -140,13 +161,10 @@ def _add_search(commands: Any) -> None:
     command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
     command.add_argument("--prefer", metavar="M", help="take the front's end with the most of M, not its knee")
-    command.add_argument("--budget", default="60s", metavar="60s|200", help="seconds, or configurations (default 60s)")
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is measured on (default 16MB)")
     command.add_argument("--jobs", type=_positive, metavar="N", help="threads for what is not timed (default: cores)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides sample and proposals (default 0)")
     command.add_argument("--name", metavar="N", help="the profile's name (default: the first file's)")
-    command.add_argument("--resume", action="store_true", help="go on from what a killed search had measured")
-    command.add_argument("--storage", metavar="URL", help="mirror trials into an Optuna storage, for its dashboard")
 
 
 def _add_apply(commands: Any) -> None:
@@ -215,7 +233,7 @@ def _search(options: argparse.Namespace) -> int:
     try:
         from tuner.measure.baseline import TEXTS
         from tuner.report.terminal import SearchProgress, print_result
-        from tuner.search.find import find_profile
+        from tuner.search.find import PREDICT_BUDGET, find_profile
     except ImportError as error:
         if (error.name or "tuner").startswith("tuner"):
             raise
@@ -230,13 +248,14 @@ def _search(options: argparse.Namespace) -> int:
             maximize=options.maximize,
             require=options.require,
             prefer=options.prefer,
-            budget=options.budget,
+            budget=options.budget or PREDICT_BUDGET,
             sample=options.sample,
             jobs=options.jobs,
             seed=options.seed,
             name=options.name,
             resume=options.resume,
             storage=options.storage,
+            surrogate=not options.unguided,
             notify=progress,
         )
     found.profile.save(options.output)

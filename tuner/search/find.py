@@ -17,15 +17,20 @@ from tuner.errors import InputError
 from tuner.evaluation import Evaluation, Log, home, read_log
 from tuner.goal import Goal, goal_of
 from tuner.measure.access import read_frames
+from tuner.measure.baseline import FILTERS
 from tuner.measure.meter import Meter
 from tuner.profile import Profile
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
+from tuner.search.champion import load_surrogate
 from tuner.search.evidence import profile_of, readable, traits_of
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
+
+#: The budget of a prediction: the baselines, and eight measurements that verify the guess.
+PREDICT_BUDGET = str(len(FILTERS) + 8)
 
 #: How many of the finalists of earlier searches of the same data are measured first.
 _WARM = 8
@@ -60,7 +65,7 @@ def find_profile(
     name: str | None = None,
     resume: bool = False,
     storage: str | None = None,
-    surrogate: Surrogate | None = None,
+    surrogate: Surrogate | bool = True,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Find a configuration for the frames of some files.
@@ -94,8 +99,8 @@ def find_profile(
         Take what earlier searches logged for the same sample as measured.
     storage : str, optional
         URL of an Optuna storage that mirrors every trial.
-    surrogate : Surrogate, optional
-        What leads the search, as `load_surrogate` returns it.
+    surrogate : Surrogate or bool
+        What leads the search: the champion unless another is given; False for none.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -119,6 +124,9 @@ def find_profile(
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     folder = home() / "evaluations"
     past = _past(folder, drawn)
+    leader = surrogate if isinstance(surrogate, Surrogate) else None
+    if surrogate is True:
+        leader = load_surrogate(lambda text: notify(Progress(text, 0, 0.0, None, drawn.dtype.itemsize)))
     limit.restart()
     file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
     with Log(folder / f"{file}.jsonl") as log:
@@ -138,7 +146,7 @@ def find_profile(
             dataset=name,
             known=past if resume else (),
             warm=_warm(past),
-            surrogate=surrogate,
+            surrogate=leader,
             notify=notify,
         )
         result = run.run()
