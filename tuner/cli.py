@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_read(commands)
     _add_search(commands)
     _add_predict(commands)
+    _add_retrain(commands)
     _add_apply(commands)
     _add_verify(commands)
     return parser
@@ -199,6 +200,20 @@ def _add_verify(commands: Any) -> None:
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
+def _add_retrain(commands: Any) -> None:
+    command = _command(
+        commands,
+        "retrain",
+        _retrain,
+        "learn from what searches measured, where that makes guesses better",
+        "tuner retrain",
+    )
+    command.add_argument(
+        "logs", nargs="*", type=_path, metavar="LOG", help="logs or folders of them (default: this user's searches)"
+    )
+    command.add_argument("--rollback", action="store_true", help="take back the last promotion")
+
+
 def _demo(options: argparse.Namespace) -> None:
     from tuner.simulate import simulate, write_nexus
 
@@ -269,6 +284,24 @@ def _search(options: argparse.Namespace) -> int:
         _say("tuner: interrupted; the profile holds the best so far")
         return _INTERRUPTED
     return 0
+
+
+def _retrain(options: argparse.Namespace) -> None:
+    if options.rollback and options.logs:
+        raise InputError("--rollback must stand alone, got logs too")
+    try:
+        from tuner.report.verdict import print_verdict
+        from tuner.search.retrain import retrain, rollback
+    except ImportError as error:
+        if (error.name or "tuner").startswith("tuner"):
+            raise
+        raise InputError(f"retraining needs {error.name}: pip install 'tuner[lab]'") from None
+    notify = (lambda _: None) if options.quiet else (lambda text: _say(f"tuner: {text}"))
+    verdict = rollback() if options.rollback else retrain(options.logs, notify)
+    if options.json:
+        _print_json(verdict.to_dict())
+    elif not options.quiet:
+        print_verdict(verdict)
 
 
 def _apply(options: argparse.Namespace) -> None:
