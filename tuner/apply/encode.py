@@ -122,12 +122,12 @@ class Encoder:
         CodecError
             Where the bytes do not decode.
         """
-        (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
         if out is None:
             out = np.empty(self.chunk_shape, self.dtype)
         try:
+            (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
             blosc2.decompress2(memoryview(frame)[_HEADER_NBYTES : _HEADER_NBYTES + length], dst=out, nthreads=1)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, struct.error) as error:
             raise CodecError(f"{self.config}: c-blosc2 cannot decompress: {error}") from None
         return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -60,28 +61,27 @@ def verify_original(
     total = sum(len(stack) for stack in stacks)
     for stack in stacks:
         resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
-        encoder = open_encoder(resolved, profile.fallback.blosc2, stack.dtype)
-        decoded = np.empty(resolved.chunks, stack.dtype)
-        depth = resolved.chunks[0]
-        step = depth * max(1, _SLAB_NBYTES // max(1, depth * stack.frame_nbytes))
-        for start in range(0, len(stack), step):
-            part = stack.read(start, min(start + step, len(stack)))
-            for corner, chunk in cut(part, resolved.chunks):
-                try:
-                    frame = encoder.encode(chunk)
-                    encoder.decode(frame, decoded)
-                except CodecError as error:
-                    raise VerificationError(f"{stack.name}: frame {start + corner[0]}: {error}") from None
-                if not same_bytes(chunk, decoded):
-                    wrong = next(i for i in range(depth) if not same_bytes(chunk[i], decoded[i]))
-                    raise VerificationError(
-                        f"{stack.name}: frame {start + corner[0] + wrong}: does not decode to the same pixels"
-                    )
-                stored += len(frame) + CHECKSUM_NBYTES
-            pixels += part.nbytes
-            frames += len(part)
-            notify(frames, total)
-        encoder.close()
+        with closing(open_encoder(resolved, profile.fallback.blosc2, stack.dtype)) as encoder:
+            decoded = np.empty(resolved.chunks, stack.dtype)
+            depth = resolved.chunks[0]
+            step = depth * max(1, _SLAB_NBYTES // max(1, depth * stack.frame_nbytes))
+            for start in range(0, len(stack), step):
+                part = stack.read(start, min(start + step, len(stack)))
+                for corner, chunk in cut(part, resolved.chunks):
+                    try:
+                        frame = encoder.encode(chunk)
+                        encoder.decode(frame, decoded)
+                    except CodecError as error:
+                        raise VerificationError(f"{stack.name}: frame {start + corner[0]}: {error}") from None
+                    if not same_bytes(chunk, decoded):
+                        wrong = next(i for i in range(depth) if not same_bytes(chunk[i], decoded[i]))
+                        raise VerificationError(
+                            f"{stack.name}: frame {start + corner[0] + wrong}: does not decode to the same pixels"
+                        )
+                    stored += len(frame) + CHECKSUM_NBYTES
+                pixels += part.nbytes
+                frames += len(part)
+                notify(frames, total)
     return {
         "frames": frames,
         "nbytes": pixels,
