@@ -29,7 +29,7 @@ def print_verdict(verdict: Verdict) -> None:
         if rows:
             out.print(table)
     for reason, count in verdict.dropped.items():
-        out.print(f"{count} evaluations were not learned from: {reason}", markup=False)
+        out.print(f"{count} evaluations of the logs passed over: {reason}", markup=False)
     out.print(f"verdict {verdict.number:04d}: {verdict.reason}", markup=False)
 
 

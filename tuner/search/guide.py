@@ -137,10 +137,9 @@ class Guide:
         for _ in range(min(count, len(candidates))):
             best = int(np.argmax(gain))
             picks.append(self.configs[candidates[best]])
-            alike = self._alike(candidates, candidates[best : best + 1])[:, 0]
-            # What was picked stays so, also for one whose features are the same, as of filters in another order.
-            gain = np.where(np.isneginf(gain), gain, gain * (1 - alike))
             gain[best] = -np.inf
+            left = np.isfinite(gain)  # some are alike in all, such as filters in another order: 0 times infinity
+            gain[left] *= 1 - self._alike(candidates[left], candidates[best : best + 1])[:, 0]
         return picks, likely
 
     def expected(self, places: NDArray[np.intp]) -> tuple[Matrix, Matrix]:

@@ -114,12 +114,15 @@ def _judge(known: Sequence[Evaluation], new: Sifted, verdict: Verdict, notify: N
             "evaluations": sum(e.config is not None for e in log),
             "datasets": len({dataset_of(e) for e in log}),
             "new_evaluations": len(fresh),
-            "new_datasets": len({dataset_of(e) for e in fresh}),
+            "new_datasets": len({dataset_of(e) for e in fresh} - {dataset_of(e) for e in known}),
         },
     )
     if not fresh:
         return replace(verdict, reason="the champion stays: the logs hold nothing new that can be learned from")
-    learned, added = _drawn(cases_of(known)), _drawn(cases_of(new.evaluations))
+    of_fresh = {dataset_of(e) for e in fresh}
+    cases = cases_of(log)
+    added = _drawn([case for case in cases if case.dataset in of_fresh])
+    learned = _drawn([case for case in cases if case.dataset not in of_fresh])
     names = {case.dataset for case in (*learned, *added)}
     if len(names) < _LEAST_JUDGED:
         reason = f"the champion stays: {len(names)} data sets to judge by are too few, it takes {_LEAST_JUDGED}"

@@ -176,7 +176,9 @@ def is_usable(evaluation: Evaluation) -> bool:
         config.resolve(data.frame_shape, data.dtype)
     except (InputError, TypeError, ValueError, ArithmeticError):
         return False
-    return isinstance(origin.get("data"), str) and data.dtype.kind in "buif" and min(data.frame_shape) > 0
+    if not (isinstance(origin.get("data"), str) and isinstance(origin["dtype"], str)):
+        return False
+    return data.dtype.kind in "buif" and min(data.frame_shape) > 0
 
 
 def dataset_of(evaluation: Evaluation) -> str:
