@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from tuner.search.champion import load_surrogate
 
 #: A program that tests run, not one of them.
 collect_ignore = ["stand_in_codecs.py"]
@@ -18,3 +21,21 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("real data: set TUNER_REAL_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose shipped surrogate is fitted, as a user has it after the first search."""
+    home = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(home))
+        load_surrogate()
+    return home
+
+
+@pytest.fixture
+def home(trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, that this test's searches use."""
+    shutil.copytree(trained_home, tmp_path / "home", copy_function=os.link)
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

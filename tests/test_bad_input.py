@@ -339,6 +339,7 @@ def test_usage(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     all(__import__("importlib.util").util.find_spec(name.replace("-", "_")) for name in PLUGINS.values()),
     reason="all codec plug-ins are installed",
 )
+@pytest.mark.usefixtures("home")
 def test_a_plug_in_that_is_not_installed(
     scan: Path, tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,6 +352,7 @@ def test_a_plug_in_that_is_not_installed(
     capsys.readouterr()
 
 
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("kilobytes", [0, 4, 24])
 def test_a_full_disk(scan: Path, tmp_path: Path, kilobytes: int) -> None:
     """A limit on the size of a file stands for a full disk: a write fails half-way."""

@@ -17,6 +17,8 @@ import pytest
 from tuner.cli import main
 from tuner.profile import load_profile
 
+pytestmark = pytest.mark.usefixtures("home")
+
 #: The program as users run it.
 TUNER = Path(sys.executable).with_name("tuner")
 
@@ -24,11 +26,6 @@ COMMANDS = ("demo", "read", "search", "apply", "verify")
 FRAMES = np.random.default_rng(0).poisson(20, (16, 64, 64)).astype("uint16")
 #: A search that is over at once.
 BRIEF = ("--budget", "9", "--space", "quick")
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

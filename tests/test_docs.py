@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -37,19 +36,15 @@ def names(paths: list[Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, trained_home: Path) -> Path:
     """A folder as the pages take it: the simulated scan, a profile found on it, a file written with it."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "profiles").mkdir()
     write_nexus(str(folder / "scan.nxs"), simulate("tomography", 16, 0))
-    home = os.environ.get("TUNER_HOME")
-    os.environ["TUNER_HOME"] = str(folder / "home")
-    try:
+    shutil.copytree(trained_home, folder / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNER_HOME", str(folder / "home"))
         found = find_profile([folder / "scan.nxs"], space="quick", budget="12", sample="2MB")
-    finally:
-        os.environ.pop("TUNER_HOME")
-        if home is not None:
-            os.environ["TUNER_HOME"] = home
     found.profile.save(folder / "profiles" / "id19.yaml")
     return folder
 

@@ -18,15 +18,13 @@ assert main(sys.argv[1:]) == 0
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc/self/status"),
+    pytest.mark.usefixtures("home"),
+]
 
 #: What two runs of the same command differ by anyway: arenas, threads, the order of what is measured.
 NOISE_MIB = 48
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
 
 
 def store(path: Path, frames: int, shape: tuple[int, int], depth: int = 1) -> None:

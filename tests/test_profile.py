@@ -366,10 +366,8 @@ def test_the_json_schema_accepts_every_profile_ever_written(name: str) -> None:
     VALIDATOR.validate(load_yaml(GOLDEN / f"{name}.yaml"))
 
 
-def test_a_profile_that_was_searched_for_is_one_screen_of_the_json_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+@pytest.mark.usefixtures("home")
+def test_a_profile_that_was_searched_for_is_one_screen_of_the_json_schema(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).poisson(50, (16, 64, 64)).astype("uint16"))
     found = tuner.find_profile([tmp_path / "scan.npy"], space="quick", budget="12")
     found.profile.save(tmp_path / "p.yaml")

@@ -43,7 +43,7 @@ def search(tmp_path: Path) -> list[str]:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["entry/data/data"] = frames
     (tmp_path / "space.yaml").write_text(SPACE)
-    options = ["--space", str(tmp_path / "space.yaml"), "--resume", "--budget", "10m", "--jobs", "1"]
+    options = ["--space", str(tmp_path / "space.yaml"), "--resume", "--budget", "10m", "--jobs", "1", "--unguided"]
     return [str(TUNER), "search", str(tmp_path / "scan.h5"), "-o", str(tmp_path / "scan.yaml"), *options]
 
 

@@ -41,10 +41,10 @@ def bslz4_ratio(scan: Path) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.usefixtures("home")
 def test_from_a_real_file_to_a_smaller_one_that_holds_the_same(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str
+    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     scan, profile, out = real_data / name, tmp_path / "profile.yaml", tmp_path / "out.h5"
 
     def run(*arguments: object) -> dict[str, object]:

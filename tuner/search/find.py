@@ -124,10 +124,6 @@ def find_profile(
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     folder = home() / "evaluations"
     past = _past(folder, drawn)
-    leader = surrogate if isinstance(surrogate, Surrogate) else None
-    if surrogate is True:
-        leader = load_surrogate(lambda text: notify(Progress(text, 0, 0.0, None, drawn.dtype.itemsize)))
-    limit.restart()
     file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
     with Log(folder / f"{file}.jsonl") as log:
         run = Search(
@@ -146,10 +142,13 @@ def find_profile(
             dataset=name,
             known=past if resume else (),
             warm=_warm(past),
-            surrogate=leader,
             notify=notify,
         )
-        result = run.run()
+        leader = surrogate if isinstance(surrogate, Surrogate) else None
+        if surrogate is True:
+            leader = load_surrogate(lambda text: notify(Progress(text, 0, 0.0, None, drawn.dtype.itemsize)))
+        limit.restart()
+        result = run.run(leader)
         assert result.best.config is not None
         h5py_mb_s = read_frames(Meter(drawn, frames), result.best.config).mb_s
         profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)

@@ -98,8 +98,6 @@ class Search:
         Taken as measured where they are of this sample: what a killed search left.
     warm : sequence of Config
         Measured first: what was best for the same data before.
-    surrogate : Surrogate, optional
-        What leads the search; without it, good configurations that are known for many data are where it begins.
     """
 
     def __init__(
@@ -120,7 +118,6 @@ class Search:
         dataset: str = "",
         known: Iterable[Evaluation] = (),
         warm: Sequence[Config] = (),
-        surrogate: Surrogate | None = None,
         notify: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         used = {*goal.maximize, *(c.metric for c in goal.require)}
@@ -144,7 +141,6 @@ class Search:
         self._notify = notify
         self._dataset = dataset
         self._warm = warm
-        self._surrogate = surrogate
         self._guide: Guide | None = None
         self._whole = Meter(sample, frames)
         small = small_part(sample)
@@ -171,8 +167,13 @@ class Search:
         """Seconds that asking and telling took."""
         return self._proposer.asking
 
-    def run(self) -> Result:
+    def run(self, surrogate: Surrogate | None = None) -> Result:
         """Search until the budget is used, the space is exhausted, or the user interrupts.
+
+        Parameters
+        ----------
+        surrogate : Surrogate, optional
+            What leads the search; without it, good configurations that are known for many data are where it begins.
 
         Raises
         ------
@@ -186,7 +187,7 @@ class Search:
             self._progress("baselines")
             self._judge = Judge(self.goal, self._measure_baselines(self._meter))
             self._rank()
-            self._guide = self._make_guide()
+            self._guide = self._make_guide(surrogate) if surrogate else None
             # However short the budget, something is measured.
             self._measure([c for c in self._seeds() if self._proposer.claim(c)][: max(1, self._left())])
             rounds = unlikely = 0
@@ -246,10 +247,8 @@ class Search:
                     return settled
         return config
 
-    def _make_guide(self) -> Guide | None:
+    def _make_guide(self, surrogate: Surrogate) -> Guide | None:
         """The surrogate's guess over the whole space, mended by what is known."""
-        if self._surrogate is None:
-            return None
         distinct: dict[Config, Config] = {}
         for _, config in self._space.grid():
             if config.blosc2.codec not in PLUGINS and _fits(config, self._meter.sample):
@@ -258,7 +257,7 @@ class Search:
         if not configs:
             return None
         return Guide(
-            self._surrogate,
+            surrogate,
             configs,
             Data(self._meter.sample.frame_shape, self._meter.sample.dtype, self._traits),
             self._meter.reference.usual / 1e6,
