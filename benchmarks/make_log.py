@@ -18,14 +18,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+from grid import count_own_time
 from simulated import datasets
 
-import tuner.apply.encode
-import tuner.measure.baseline
-import tuner.measure.timing
 from tuner.config import Config
 from tuner.errors import InputError
 from tuner.evaluation import Evaluation, Log, read_log
@@ -218,13 +215,6 @@ def merge(folder: Path) -> None:
         (OUTPUT / f"{name}.jsonl.gz").write_bytes(packed)
         count = lines.count(b"\n")
         print(f"{name}: {len(logs[name])} samples, {count} evaluations, {len(packed)} bytes")
-
-
-def count_own_time() -> None:
-    """Time by the thread's own clock, as the wall's also counts what other processes take of the core."""
-    clock = SimpleNamespace(perf_counter=time.thread_time)
-    for module in (tuner.apply.encode, tuner.measure.baseline, tuner.measure.timing):
-        module.time = clock  # type: ignore[attr-defined]
 
 
 def main() -> None:

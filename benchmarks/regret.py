@@ -6,7 +6,7 @@ For each data set a surrogate learns from the shipped log without it. Then it is
 and 1/4 of bitshuffle-lz4's: for its first guess, unmeasured; for `predict`; for searches of 10 and of 60 seconds. All
 picks and the grid's winner are measured on the whole sample and timed in turn with the reference kernel between. A pick
 is feasible if it reaches 0.97 of the limit; its regret is the share of the grid's ratio that it misses. What is done is
-kept in the work folder: a run that is stopped goes on where it was.
+kept in the work folder: a run that is stopped goes on where it was. Speeds are per second of the thread's own time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from grid import best_of, measure_grid, taken_on, timed_in_turn
+from grid import best_of, count_own_time, measure_grid, taken_on, timed_in_turn
 
 from tuner import find_profile
 from tuner.config import Config
@@ -36,6 +36,7 @@ from tuner.read.sampling import draw_sample
 from tuner.search.champion import shipped_log
 from tuner.search.evidence import traits_of
 from tuner.search.find import PREDICT_BUDGET
+from tuner.search.score import widening
 from tuner.search.surrogate import Data, Surrogate, dataset_of, is_usable
 from tuner.space import load_space
 
@@ -53,6 +54,12 @@ SETS = {
 SHARES = (1.0, 0.5, 0.25)
 WAYS = {"predict": PREDICT_BUDGET, "10 s": "10s", "60 s": "60s"}
 FEASIBLE = 0.97
+
+
+def surrogate_without(name: str, log: list[Evaluation]) -> Surrogate:
+    """What leads a search, had it never seen a data set."""
+    others = [e for e in log if dataset_of(e) != name]
+    return Surrogate.fit(others).calibrated(widening(others))
 
 
 def first_guess(surrogate: Surrogate, meter: Meter, traits: dict[str, float], limit: float) -> Config:
@@ -79,7 +86,7 @@ def fits(config: Config, meter: Meter) -> bool:
 
 def judge_set(name: str, path: str, log: list[Evaluation], work: Path) -> dict[str, Any]:
     """All picks for one data set, and what they are worth."""
-    surrogate = Surrogate.fit([e for e in log if dataset_of(e) != name])
+    surrogate = surrogate_without(name, log)
     stacks = open_stacks([path])
     sample = draw_sample(stacks)
     whole = Meter(sample)
@@ -150,6 +157,7 @@ def main() -> None:
     parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tuner-regret"))
     parser.add_argument("--output", default="results/regret.md")
     options = parser.parse_args()
+    count_own_time()
     root, work = Path(os.environ["TUNER_REAL_DATA"]), Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     log = [e for e in shipped_log() if is_usable(e)]
