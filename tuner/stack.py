@@ -49,6 +49,51 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """The values that tell which pixels count."""
+
+    invalid: tuple[int, ...] = ()
+    """Values that mark a pixel as invalid in one frame."""
+    saturation: float | None = None
+    """The least value that the detector could not count; None where it is unknown."""
+    underload: float | None = None
+    """The least valid value; None where none is declared."""
+
+    def valid(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """True where a pixel counts: neither masked, marked, underloaded nor saturated, and finite; as `frames`.
+
+        >>> Marks(invalid=(65535,), saturation=60000).valid(np.array([0, 59999, 60000, 65535], np.uint16)).tolist()
+        [True, True, False, False]
+        """
+        return self._counted(frames, mask) & ~self._beyond(frames)
+
+    def saturated(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """True where the detector could not count, same shape as `frames`; a gap marked by a higher value is not."""
+        return self._counted(frames, mask) & self._beyond(frames)
+
+    def _counted(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        counted = np.ones(frames.shape, dtype=np.bool_)
+        if mask is not None:
+            counted &= ~mask
+        for value in self.invalid:
+            counted &= frames != value
+        if frames.dtype.kind == "f":
+            counted &= np.isfinite(frames)
+        if self.underload is not None:
+            counted &= ~(frames < self.underload)
+        return counted
+
+    def _beyond(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        if self.saturation is None:
+            return np.zeros(frames.shape, dtype=np.bool_)
+        if frames.dtype.kind == "f":  # in double precision, as the limit may be above what a narrow float can hold
+            beyond: NDArray[np.bool_] = frames >= np.float64(self.saturation)
+            return beyond
+        # Whole numbers compare as such: a floating limit would take eight bytes a pixel.
+        return np.asarray(frames >= math.ceil(self.saturation))
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """Frames of one detector, read piece by piece."""
 
@@ -118,37 +163,21 @@ class Stack:
             if stack is not None:
                 stack.source.close()
 
+    @property
+    def marks(self) -> Marks:
+        """The values that tell which pixels count."""
+        return Marks(self.invalid, self.saturation, self.underload)
+
     def valid(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
         """True where a pixel counts: not masked, not marked invalid, not underloaded, finite; same shape as `frames`.
 
         A saturated pixel is not valid either: its value is not a count.
         """
-        return self._counted(frames) & ~self._beyond(frames)
+        return self.marks.valid(frames, self.mask)
 
     def saturated(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
         """True where the detector could not count, same shape as `frames`; a gap marked by a higher value is not."""
-        return self._counted(frames) & self._beyond(frames)
-
-    def _counted(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
-        counted = np.ones(frames.shape, dtype=np.bool_)
-        if self.mask is not None:
-            counted &= ~self.mask
-        for value in self.invalid:
-            counted &= frames != value
-        if frames.dtype.kind == "f":
-            counted &= np.isfinite(frames)
-        if self.underload is not None:
-            counted &= ~(frames < self.underload)
-        return counted
-
-    def _beyond(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
-        if self.saturation is None:
-            return np.zeros(frames.shape, dtype=np.bool_)
-        if frames.dtype.kind == "f":  # in double precision, as the limit may be above what a narrow float can hold
-            beyond: NDArray[np.bool_] = frames >= np.float64(self.saturation)
-            return beyond
-        # Whole numbers compare as such: a floating limit would take eight bytes a pixel.
-        return np.asarray(frames >= math.ceil(self.saturation))
+        return self.marks.saturated(frames, self.mask)
 
 
 def convention(dtype: np.dtype[Any]) -> tuple[int, ...]:
