@@ -173,7 +173,7 @@ class Proposer:
     def _ask_optuna(self) -> Config | None:
         with _quiet():
             trial = self._study.ask()
-            chooser = _TrialChooser(trial)
+            chooser = TrialChooser(trial)
             try:
                 config = self._space.suggest(chooser)
             except InputError:
@@ -261,7 +261,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         self._tpe.after_trial(study, trial, state, values)
 
 
-class _TrialChooser:
+class TrialChooser:
     """A chooser that asks an Optuna trial."""
 
     def __init__(self, trial: optuna.Trial) -> None:
