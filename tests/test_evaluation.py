@@ -71,7 +71,7 @@ JUNK = (
     b'{"config":null,"metrics":{},"origin":[["a",1]]}',
     b'{"config":null,"metrics":{},"failure":5}',
     b'{"config":null,"metrics":{},"quality":{}}',
-    b'{"config":{"steps":[]},"metrics":{}}',
+    b'{"config":{"stages":[]},"metrics":{}}',
     b'{"config":{"blosc2":{"codec":"lz77"}},"metrics":{}}',
     b'{"config":{"blosc2":{"filters":["shuffle","delta"]}},"metrics":{}}',
     b'{"config":{"chunks":5},"metrics":{}}',

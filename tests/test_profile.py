@@ -395,7 +395,7 @@ def test_the_json_schema_accepts_what_is_written(profile: Profile) -> None:
         ("match.frame_shape", [1, 2, 3]),
         ("match.frame_shape", [5, 0]),
         ("config", None),
-        ("config.steps", []),
+        ("config.steps", [{"step": "uniform"}]),
         ("config.chunks", [1]),
         ("config.chunks", [-1, 2, 3]),
         ("config.chunks", [1, 0, 3]),

@@ -1,4 +1,4 @@
-"""Config: cut frames into chunks, compress each with Blosc2."""
+"""Config: step whole frames, cut them into chunks, compress each with Blosc2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from tuner.document import Interval, OneOf, check_list, check_mapping, join, kind_of
 from tuner.errors import InputError
+from tuner.steps import Step, step_from_dict, step_to_dict
 
 #: Codec names and their c-blosc2 identifiers; those of 32 and above are plug-ins.
 CODECS = {"blosclz": 0, "lz4": 1, "lz4hc": 2, "zlib": 4, "zstd": 5, "j2k": 39, "htj2k": 40}
@@ -123,14 +124,19 @@ EXTENT = Interval(1, (1 << 32) - 1, also=-1)
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What is done to frames before they are stored: the chunks they are cut into, and how each is compressed."""
+    """What is done to frames: how they are prepared, the chunks they are cut into, and how each is compressed."""
 
     chunks: tuple[int, ...] = (1, -1, -1)
     """Frames in a chunk, then a chunk's extent along each axis of a frame; -1 spans the axis."""
     blosc2: Blosc2 = field(default_factory=Blosc2)
     """How a chunk is compressed."""
+    steps: tuple[Step, ...] = ()
+    """What is done to whole frames before; none keeps every pixel."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if len(self.steps) > 1:
+            raise InputError(f"steps must hold at most one rounding, got {' '.join(step.name for step in self.steps)}")
         chunks = check_list(self.chunks, "chunks")
         if not 2 <= len(chunks) <= 3:
             raise InputError(f"chunks must be frames and one or two axes of a frame, got {kind_of(chunks)}")
@@ -141,7 +147,7 @@ class Config:
     @property
     def lossless(self) -> bool:
         """Whether every pixel comes back as it was."""
-        return self.blosc2.codec_meta == 0
+        return not self.steps and self.blosc2.codec_meta == 0
 
     def resolve(self, frame_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Config:
         """The same configuration for frames of one shape and dtype, with nothing left open but c-blosc2's block size.
@@ -150,7 +156,7 @@ class Config:
 
         >>> Config((4, -1, 512), Blosc2(blocksize=1 << 30 >> 2)).resolve((100, 200), np.dtype("uint16"))
         Config(chunks=(4, 100, 200), blosc2=Blosc2(codec='lz4', codec_meta=0, clevel=5, filters=('bitshuffle',), \
-splitmode='auto', typesize=2, blocksize=160000))
+splitmode='auto', typesize=2, blocksize=160000), steps=())
 
         Raises
         ------
@@ -175,7 +181,7 @@ splitmode='auto', typesize=2, blocksize=160000))
             raise InputError(f"blocksize must be a multiple of typesize {typesize}, got {self.blosc2.blocksize}")
         # A chunk of less than the least block is one block by itself.
         blocksize = min(self.blosc2.blocksize, nbytes) if nbytes >= MIN_BLOCKSIZE else 0
-        return Config(chunks, replace(self.blosc2, typesize=typesize, blocksize=blocksize))
+        return replace(self, chunks=chunks, blosc2=replace(self.blosc2, typesize=typesize, blocksize=blocksize))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them.
@@ -183,7 +189,8 @@ splitmode='auto', typesize=2, blocksize=160000))
         >>> Config.from_dict(Config().to_dict()) == Config()
         True
         """
-        return {"chunks": list(self.chunks), "blosc2": self.blosc2.to_dict()}
+        steps = [step_to_dict(step) for step in self.steps]
+        return {"steps": steps, "chunks": list(self.chunks), "blosc2": self.blosc2.to_dict()}
 
     @classmethod
     def from_dict(cls, document: Any, place: str = "") -> Config:
@@ -197,6 +204,10 @@ splitmode='auto', typesize=2, blocksize=160000))
         values = dict(document)
         if "blosc2" in document:
             values["blosc2"] = Blosc2.from_dict(document["blosc2"], join(place, "blosc2"))
+        if "steps" in document:
+            where = join(place, "steps")
+            steps = enumerate(check_list(document["steps"], where))
+            values["steps"] = tuple(step_from_dict(step, join(where, index)) for index, step in steps)
         try:
             return cls(**values)
         except InputError as error:
@@ -207,13 +218,14 @@ _UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
 
 def one_line(config: Config, itemsize: int = 0) -> str:
-    """A configuration as a table shows it; its typesize where that is not the dtype's `itemsize`.
+    """A configuration as a table shows it, its steps first; its typesize where that is not the dtype's `itemsize`.
 
     >>> one_line(Config(blosc2=Blosc2("zstd", clevel=1, filters=("shuffle", "bytedelta"), blocksize=1 << 20)))
     'zstd-1 shuffle+bytedelta, chunk 1xallxall, block 1 MiB'
     """
     blosc2 = config.blosc2
-    text = f"{blosc2.codec}-{blosc2.clevel} {'+'.join(blosc2.filters) or 'no filter'}"
+    steps = [" ".join([step.name, *(f"{step_to_dict(step)[key]:g}" for key in step.valid)]) for step in config.steps]
+    text = ", ".join([*steps, f"{blosc2.codec}-{blosc2.clevel} {'+'.join(blosc2.filters) or 'no filter'}"])
     if blosc2.typesize not in (0, itemsize):
         text += f" of {blosc2.typesize} B"
     text += f", chunk {'x'.join('all' if extent == -1 else str(extent) for extent in config.chunks)}"

@@ -343,3 +343,27 @@ class OneOf:
             hint = suggest(value, self.words)
             raise InputError(f"{place} must be one of {' '.join(self.words)}, got {kind_of(value)}{hint}")
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Finite numbers above one and up to another."""
+
+    above: float = -math.inf
+    """Less than the least."""
+    most: float = math.inf
+    """The greatest."""
+
+    def check(self, value: Any, place: str) -> float:
+        """Return `value` as a float if it lies inside.
+
+        >>> Number(above=0.0).check(-1, "config.steps[0].width")
+        Traceback (most recent call last):
+        tuner.errors.InputError: config.steps[0].width must be a number above 0, got -1
+        """
+        number = check_number(value, place)
+        if not self.above < number <= self.most:
+            bounds = [f"above {self.above:g}"] if math.isfinite(self.above) else []
+            bounds += [f"at most {self.most:g}"] if math.isfinite(self.most) else []
+            raise InputError(f"{place} must be a number {' and '.join(bounds)}, got {kind_of(value)}")
+        return number

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tuner.config import FRAMES, PLUGINS, Config
+from tuner.config import FRAMES, PLUGINS, Config, one_line
 from tuner.document import (
     Interval,
     OneOf,
@@ -29,6 +29,8 @@ from tuner.document import (
 )
 from tuner.errors import InputError, TunerWarning
 from tuner.noise import Noise
+from tuner.stack import Marks
+from tuner.steps import check_steps
 
 #: The profile's version; older ones are read for ever, newer ones refused.
 SCHEMA = 1
@@ -83,6 +85,15 @@ class Invalid:
     """Values that mark a pixel as invalid in one frame."""
     mask: str | None = None
     """Digest of the mask of pixels that are invalid in all frames; None without a mask."""
+    saturation: float | None = None
+    """The least value that the detector could not count; None where it is unknown."""
+    underload: float | None = None
+    """The least valid value; None where none is declared."""
+
+    @property
+    def marks(self) -> Marks:
+        """The values that tell which pixels count."""
+        return Marks(self.values, self.saturation, self.underload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ class Profile:
                 "frame_shape": None if frame_shape is None else list(frame_shape),
             },
             "config": self.config.to_dict(),
-            "invalid": {"values": list(self.invalid.values), "mask": self.invalid.mask},
+            "invalid": {**asdict(self.invalid), "values": list(self.invalid.values)},
             "noise": None if noise is None else asdict(noise),
             "envelope": {name: list(bounds) for name, bounds in self.envelope.items()},
             "fallback": self.fallback.to_dict(),
@@ -177,16 +188,17 @@ class Profile:
         check_mapping(document.get("readers", {}), join(place, "readers"), [f.name for f in fields(Readers)])
         envelope = check_mapping(document.get("envelope", {}), join(place, "envelope"))
         match = _match(document["match"], join(place, "match"))
-        config = _config(document["config"], join(place, "config"), match)
+        noise = _noise(document.get("noise"), join(place, "noise"))
+        config = _config(document["config"], join(place, "config"), match, noise)
         profile = cls(
             name=check_str(document["name"], join(place, "name")),
             match=match,
             config=config,
-            fallback=_config(document["fallback"], join(place, "fallback"), match)
+            fallback=_config(document["fallback"], join(place, "fallback"), match, noise)
             if "fallback" in document
-            else config,
+            else replace(config, steps=()),
             invalid=_invalid(document.get("invalid", {}), join(place, "invalid")),
-            noise=_noise(document.get("noise"), join(place, "noise")),
+            noise=noise,
             envelope={name: check_bounds(v, join(place, f"envelope.{name}")) for name, v in envelope.items()},
             evidence=_evidence(document.get("evidence", {}), join(place, "evidence")),
         )
@@ -195,6 +207,8 @@ class Profile:
                 f"{join(place, 'fallback.chunks')} must have the {len(config.chunks)} extents of config.chunks,"
                 f" got {list(profile.fallback.chunks)}"
             )
+        if not profile.fallback.lossless:
+            raise InputError(f"{join(place, 'fallback')} must be lossless, got {one_line(profile.fallback)}")
         return profile
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -267,8 +281,12 @@ def _match(document: Any, place: str) -> Match:
     return Match(dtype, axes, shape)
 
 
-def _config(document: Any, place: str, match: Match) -> Config:
+def _config(document: Any, place: str, match: Match, noise: Noise | None) -> Config:
     config = Config.from_dict(document, place)
+    try:
+        check_steps(config.steps, np.dtype(match.dtype), noise)
+    except InputError as error:
+        raise InputError(join(place, str(error))) from None
     if match.frame_shape is not None:
         try:
             config.resolve(match.frame_shape, np.dtype(match.dtype))
@@ -284,7 +302,11 @@ def _invalid(document: Any, place: str) -> Invalid:
         _INTEGER.check(v, join(where, i)) for i, v in enumerate(check_list(document.get("values", []), where))
     )
     mask = document.get("mask")
-    return Invalid(values, None if mask is None else check_str(mask, join(place, "mask")))
+    limits = {
+        key: None if (value := document.get(key)) is None else check_number(value, join(place, key))
+        for key in ("saturation", "underload")
+    }
+    return Invalid(values, None if mask is None else check_str(mask, join(place, "mask")), **limits)
 
 
 def _noise(document: Any, place: str) -> Noise | None:

@@ -1,0 +1,119 @@
+"""Steps: what may be done to whole frames before they are compressed, one family a file.
+
+Every step leaves pixels that do not count exactly as they were, and creates none. A *rounding* keeps shape and dtype,
+and twice is once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.document import Interval, Number, OneOf, check_mapping, join
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.stack import Marks
+from tuner.steps.pointwise import Pointwise, round_pixels
+from tuner.steps.uniform import Mantissa, Uniform, Window
+
+
+class Step(Pointwise, Protocol):
+    """What may be done to frames; frozen and hashable, its fields are its parameters."""
+
+    name: ClassVar[str]
+    """What documents call it."""
+    valid: ClassVar[Mapping[str, Number | Interval]]
+    """What each parameter may be: used to validate, to search and to generate bad values."""
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where it cannot be done to pixels of a dtype with that noise."""
+        ...
+
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
+        """The most that pixels of these values can move by, data units, same shape: a promise by construction."""
+        ...
+
+
+#: Every step by its name.
+STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa)}
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What steps need to know of the frames that they are given."""
+
+    marks: Marks = field(default_factory=Marks)
+    """The values that do not count."""
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False)
+    """True where a pixel does not count in any frame, shape of a frame."""
+    noise: Noise | None = None
+    """The variance of a pixel."""
+
+
+def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
+    """Frames as they are to be stored: each step in turn; the frames themselves where there is none.
+
+    The result depends neither on how many frames are given at once nor on what chunks they are cut into.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    frames : ndarray
+        Whole frames, shape (n, *frame_shape).
+    pixels : Pixels
+
+    Examples
+    --------
+    >>> frames = np.array([[[7, 65535], [9, 9]]], "uint16")
+    >>> mask = np.array([[False, False], [False, True]])
+    >>> prepare([Uniform(4)], frames, Pixels(Marks(invalid=(65535,)), mask)).tolist()
+    [[[8, 65535], [8, 9]]]
+    """
+    prepared = frames
+    for step in steps:
+        prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
+    if steps and pixels.mask is not None:
+        np.copyto(prepared, frames, where=pixels.mask)
+    return prepared
+
+
+def check_steps(steps: Sequence[Step], dtype: np.dtype[Any], noise: Noise | None) -> None:
+    """Raise InputError where a step cannot be done to pixels of a dtype with that noise."""
+    for index, step in enumerate(steps):
+        try:
+            step.check(dtype, noise)
+        except InputError as error:
+            raise InputError(join(join("steps", index), str(error))) from None
+
+
+def step_to_dict(step: Step) -> dict[str, Any]:
+    """A step as YAML has it.
+
+    >>> step_from_dict(step_to_dict(Uniform(4)), "config.steps[0]") == Uniform(4)
+    True
+    """
+    return {"step": step.name, **asdict(step)}  # type: ignore[call-overload]
+
+
+def step_from_dict(document: Any, place: str) -> Step:
+    """The inverse of `step_to_dict`.
+
+    >>> step_from_dict({"step": "uniform", "width": -1}, "i03.yaml: config.steps[0]")
+    Traceback (most recent call last):
+    tuner.errors.InputError: i03.yaml: config.steps[0].width must be a number above 0, got -1
+
+    Raises
+    ------
+    InputError
+        With the place in the document.
+    """
+    if isinstance(document, Mapping) and "step" not in document:
+        raise InputError(f"{join(place, 'step')} must be given: one of {' '.join(STEPS)}")
+    check_mapping(document, place)
+    kind = STEPS[OneOf(tuple(STEPS)).check(document["step"], join(place, "step"))]
+    check_mapping(document, place, ("step", *kind.valid), required=kind.valid)
+    return kind(**{key: valid.check(document[key], join(place, key)) for key, valid in kind.valid.items()})
