@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tuner.document import dump_yaml, parse_yaml
 from tuner.errors import InputError
 from tuner.goal import Goal
 from tuner.space import Choices, Choose, Range, Space, load_space, shipped
+from tuner.steps.uniform import Uniform
 
 SHIPPED = ("compatible", "plugins", "portable", "quick")
 U16 = np.dtype("uint16")
@@ -292,7 +294,10 @@ def test_a_users_own_file_is_as_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("blosc: {}", "my.yaml: blosc is not a known key (did you mean 'blosc2'?); known: schema name chunks blosc2"),
+        (
+            "blosc: {}",
+            "my.yaml: blosc is not a known key (did you mean 'blosc2'?); known: schema name steps chunks blosc2",
+        ),
         ("schema: 2", "my.yaml: schema must be at most 1, got 2: a newer tuner wrote it"),
         ("name: 1", "my.yaml: name must be a text, got 1"),
         ("blosc2: 1", "my.yaml: blosc2 must be a mapping, got 1"),
@@ -358,3 +363,41 @@ def test_a_users_own_file_is_as_good(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_told_with_its_place(text: str, expected: str) -> None:
     assert refused(parse_yaml(text, "my.yaml")).startswith(expected)
+
+
+STEPS = """
+steps:
+  choose:
+    - []
+    - [{step: uniform, width: {choose: [2, 4]}}]
+    - [{step: window, bits: {range: [4, 6]}, low: 0, high: 4095}]
+blosc2: {clevel: {choose: [1, 2]}}
+"""
+
+
+def test_steps_are_chosen_with_their_parameters_and_found_again() -> None:
+    space = Space.from_dict(parse_yaml(STEPS, "my.yaml"), "my.yaml:").bind((64, 64), np.dtype("uint16"), 8)
+    grid = list(space.grid())
+    assert len({config for _, config in grid}) == len(grid) == (1 + 2 + 3) * 2
+    for choices, config in grid:
+        assert space.locate(config) == choices
+        assert space.at(choices) == config
+    assert space.locate(replace(grid[0][1], steps=(Uniform(3),))) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        ("steps: uniform", "my.yaml: steps must be a list, got 'uniform'"),
+        ("steps: {chose: []}", "my.yaml: steps.chose is not a known key (did you mean 'choose'?); known: choose"),
+        ("steps: [{width: 3}]", "my.yaml: steps[0].step must be given: one of uniform window mantissa"),
+        (
+            "steps: {choose: [[], [{step: uniform, width: {choose: [1, -1]}}]]}",
+            "my.yaml: steps.choose[1][0].width.choose[1] must be a number above 0, got -1",
+        ),
+    ],
+)
+def test_a_mistake_in_steps_is_told_with_its_place(steps: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Space.from_dict(parse_yaml(steps, "my.yaml"), "my.yaml:")
+    assert str(caught.value).startswith(line)

@@ -27,6 +27,7 @@ from tuner.document import (
     suggest,
 )
 from tuner.errors import InputError
+from tuner.steps import step_kind
 
 #: The version of a space's document.
 SCHEMA = 1
@@ -55,7 +56,7 @@ class Choose:
     def labels(self) -> tuple[str, ...]:
         """A text for each alternative: the value itself, or its number where it leaves more open."""
         return tuple(
-            f"#{index}" if isinstance(option, Mapping | Choose | Range) else canonical_json(option)
+            f"#{index}" if isinstance(option, Mapping | Choose | Range) or _is_steps(option) else canonical_json(option)
             for index, option in enumerate(self.options)
         )
 
@@ -102,10 +103,12 @@ class Space:
         InputError
             With the place in the document.
         """
-        check_mapping(document, place, ("schema", "name", "chunks", "blosc2"))
+        check_mapping(document, place, ("schema", "name", "steps", "chunks", "blosc2"))
         check_schema(document, place, SCHEMA)
         name = check_str(document.get("name", name), join(place, "name"))
         tree: dict[str, Any] = {}
+        if "steps" in document:
+            tree["steps"] = _parse_steps(document["steps"], join(place, "steps"))
         if "chunks" in document:
             tree["chunks"] = _parse_leaf(document["chunks"], join(place, "chunks"), _check_chunks)
         if "blosc2" in document:
@@ -132,7 +135,7 @@ class Space:
             return value
 
         blosc2 = _shared({"typesize": 0}, self.tree.get("blosc2", {}))
-        tree = {"chunks": [1, "..."], **self.tree, "blosc2": blosc2}
+        tree = {"steps": [], "chunks": [1, "..."], **self.tree, "blosc2": blosc2}
         return Space(self.name, {key: _map(node, key, leaf) for key, node in tree.items()})
 
     def suggest(self, chooser: Chooser) -> Config:
@@ -230,6 +233,26 @@ def _parse_branch(node: Any, place: str) -> Choose | Mapping[str, Any]:
     return _shared(shared, _choose(node["choose"], join(place, "choose"), _parse_branch))
 
 
+def _parse_steps(node: Any, place: str) -> Choose | list[Any]:
+    """A list of steps, each with what it leaves open, or `choose:` among such lists."""
+    if isinstance(node, Mapping):
+        check_mapping(node, place, ("choose",), required=("choose",))
+        return _choose(node["choose"], join(place, "choose"), _parse_steps)
+    return [_parse_step(step, join(place, index)) for index, step in enumerate(check_list(node, place))]
+
+
+def _parse_step(node: Any, place: str) -> Mapping[str, Any]:
+    kind = step_kind(node, place)
+    check_mapping(node, place, ("step", *kind.valid), required=kind.valid)
+    leaves = {key: _parse_leaf(node[key], join(place, key), valid.check) for key, valid in kind.valid.items()}
+    return {"step": kind.name, **leaves}
+
+
+def _is_steps(node: Any) -> bool:
+    """Whether a list is one of steps, which may leave something open, and not a value."""
+    return isinstance(node, list) and any(isinstance(item, Mapping) for item in node)
+
+
 def _parse_leaf(node: Any, place: str, check: Check) -> Node:
     """A value, `choose:` among such, or `range:` between two."""
     if not isinstance(node, Mapping):
@@ -272,6 +295,8 @@ def _map(node: Any, key: str, leaf: Any) -> Any:
         return options[0] if len(options) == 1 else Choose(options)
     if isinstance(node, Mapping):
         return {inner: _map(value, inner, leaf) for inner, value in node.items()}
+    if _is_steps(node):
+        return [_map(step, key, leaf) for step in node]
     return node if isinstance(node, Range) else leaf(key, node)
 
 
@@ -284,6 +309,8 @@ def _suggest(node: Any, name: str, chooser: Chooser) -> Any:
         return chooser.number(name, node.low, node.high)
     if isinstance(node, Mapping):
         return {key: _suggest(value, f"{name}.{key}", chooser) for key, value in node.items()}
+    if _is_steps(node):
+        return [_suggest(step, f"{name}[{index}]", chooser) for index, step in enumerate(node)]
     return node
 
 
@@ -298,6 +325,9 @@ def _expand(node: Any, name: str) -> Iterator[tuple[Choices, Any]]:
             yield {name: number}, number
     elif isinstance(node, Mapping):
         yield from _combine([(key, f"{name}.{key}", value) for key, value in node.items()])
+    elif _is_steps(node):
+        for choices, steps in _combine([(str(i), f"{name}[{i}]", step) for i, step in enumerate(node)]):
+            yield choices, list(steps.values())
     else:
         yield {}, node
 
@@ -326,6 +356,15 @@ def _locate(node: Any, value: Any, name: str, choices: Choices) -> bool:
             return False
         choices[name] = value
         return True
+    if _is_steps(node):
+        return len(node) == len(value) and all(
+            _locate(step, given, f"{name}[{index}]", choices)
+            for index, (step, given) in enumerate(zip(node, value, strict=True))
+        )
+    if isinstance(node, Mapping) and "step" in node:
+        return node["step"] == value["step"] and all(
+            _locate(node[key], value[key], f"{name}.{key}", choices) for key in node if key != "step"
+        )
     if isinstance(node, Mapping):
         defaults = Blosc2().to_dict()
         return all(

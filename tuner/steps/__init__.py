@@ -111,9 +111,14 @@ def step_from_dict(document: Any, place: str) -> Step:
     InputError
         With the place in the document.
     """
-    if isinstance(document, Mapping) and "step" not in document:
-        raise InputError(f"{join(place, 'step')} must be given: one of {' '.join(STEPS)}")
-    check_mapping(document, place)
-    kind = STEPS[OneOf(tuple(STEPS)).check(document["step"], join(place, "step"))]
+    kind = step_kind(document, place)
     check_mapping(document, place, ("step", *kind.valid), required=kind.valid)
     return kind(**{key: valid.check(document[key], join(place, key)) for key, valid in kind.valid.items()})
+
+
+def step_kind(document: Any, place: str) -> type[Step]:
+    """The class of a step's document; raises InputError where it is none."""
+    check_mapping(document, place)
+    if "step" not in document:
+        raise InputError(f"{join(place, 'step')} must be given: one of {' '.join(STEPS)}")
+    return STEPS[OneOf(tuple(STEPS)).check(document["step"], join(place, "step"))]
