@@ -64,6 +64,10 @@ def retrain(paths: Sequence[str] = (), notify: Notify = lambda _: None, jobs: in
         log = keep_log([*known, *new.evaluations])
         fitted(log, notify)
         verdict = replace(verdict, champion=log)
+    now = champion_log()
+    if now != before:
+        reason = f"the {_called(now)} stays: another verdict came while this one was found, retrain again"
+        verdict = replace(verdict, decision="kept", reason=reason, champion=now)
     return write_verdict(verdict)
 
 
@@ -77,8 +81,7 @@ def rollback() -> Verdict:
     TunerError
         Where the verdict cannot be kept.
     """
-    past = verdicts()
-    now = past[-1].champion if past else SHIPPED
+    past, now = verdicts(), champion_log()
     if now == SHIPPED:
         raise InputError("--rollback must have a promotion to take back, got the shipped surrogate")
     earlier = next((v.before for v in reversed(past) if v.decision == "promoted" and v.champion == now), SHIPPED)
@@ -119,10 +122,10 @@ def _judge(known: Sequence[Evaluation], new: Sifted, verdict: Verdict, notify: N
     )
     if not fresh:
         return replace(verdict, reason="the champion stays: the logs hold nothing new that can be learned from")
-    of_fresh = {dataset_of(e) for e in fresh}
-    cases = cases_of(log)
-    added = _drawn([case for case in cases if case.dataset in of_fresh])
-    learned = _drawn([case for case in cases if case.dataset not in of_fresh])
+    # Whatever new records say that they are of, what the champion knows is judged by what it knows.
+    named = {dataset_of(e) for e in known}
+    learned = _drawn(cases_of(known))
+    added = _drawn([case for case in cases_of(new.evaluations) if case.dataset not in named])
     names = {case.dataset for case in (*learned, *added)}
     if len(names) < _LEAST_JUDGED:
         reason = f"the champion stays: {len(names)} data sets to judge by are too few, it takes {_LEAST_JUDGED}"

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,8 @@ def sift(evaluations: Iterable[Evaluation], known: Sequence[Evaluation] = ()) ->
     """Keep what a surrogate can learn from.
 
     Of the same configuration on the same data the last one counts. Those whose ratios differ are both dropped, as one
-    of them is wrong and nothing says which; but what contradicts `known` is dropped alone.
+    of them is wrong and nothing says which; but what contradicts `known` is dropped alone. Of which shape and dtype
+    the frames of some data are, the first one says.
 
     Parameters
     ----------
@@ -51,6 +53,7 @@ def sift(evaluations: Iterable[Evaluation], known: Sequence[Evaluation] = ()) ->
     known : sequence of Evaluation
         What is learned from already, and not kept again.
     """
+    frames = {e.origin["data"]: _frames(e) for e in known if is_usable(e)}
     facts = {_place(e): e.metrics["ratio"] for e in known if is_usable(e)}
     baselines_known = {(str(e.origin.get("data")), e.origin.get("baseline")) for e in known if e.config is None}
     found: dict[str, dict[str, Evaluation]] = {}
@@ -65,6 +68,9 @@ def sift(evaluations: Iterable[Evaluation], known: Sequence[Evaluation] = ()) ->
             continue
         if not is_usable(evaluation):
             dropped["not timed alone, failed, or of no probed data"] += 1
+            continue
+        if frames.setdefault(evaluation.origin["data"], _frames(evaluation)) != _frames(evaluation):
+            dropped["of another shape or dtype than the same data before"] += 1
             continue
         place = data, rank = _place(evaluation)
         of_data = found.setdefault(data, {})
@@ -86,6 +92,11 @@ def sift(evaluations: Iterable[Evaluation], known: Sequence[Evaluation] = ()) ->
     places = list(plausible)[-(_MOST_ROWS // most) :]
     left = [e for d in places for e in (*baselines.get(d, {}).values(), *_trimmed(plausible[d], most).values())]
     return Sifted(left, dict(dropped))
+
+
+def _frames(evaluation: Evaluation) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    data = data_of(evaluation)
+    return data.frame_shape, data.dtype
 
 
 def _place(evaluation: Evaluation) -> tuple[str, str]:

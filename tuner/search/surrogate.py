@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from tuner.config import FILTERS, Config
 from tuner.errors import InputError
-from tuner.evaluation import Evaluation
+from tuner.evaluation import METRICS, Evaluation
 from tuner.measure.probe import PIECE_NBYTES, PROBES
 
 #: What is predicted, each as a natural logarithm; speeds relative to the reference kernel of their machine.
@@ -32,6 +32,10 @@ _FAMILY = {"lz4": "lz4", "lz4hc": "lz4", "blosclz": "lz4", "zstd": "zstd", "zlib
 _TREES, _LEAF = 100, 2
 #: Fewer evaluations, or data sets, teach nothing.
 _LEAST_ROWS, _LEAST_SETS = 200, 5
+
+#: Between these is every ratio, speed, size and extent of a frame, whatever its unit; and up to that, either side of
+#: zero, every logarithm of the probe.
+_POSSIBLE, _POSSIBLE_LOG = (1e-9, 1e18), 50.0
 
 #: Bytes of a frame's header and trailer.
 _FRAME_NBYTES = 176
@@ -164,21 +168,25 @@ def is_usable(evaluation: Evaluation) -> bool:
     origin, config = evaluation.origin, evaluation.config
     if evaluation.failure is not None or config is None or config.blosc2.codec not in _CODECS:
         return False
-    if origin.get("timing") != "alone" or not {"dtype", "frame_shape", "reference_mb_s"} <= set(origin):
+    if origin.get("timing") != "alone" or not isinstance(origin.get("data"), str):
         return False
-    numbers = [evaluation.metrics.get(name, 0.0) for name in TARGETS] + [origin["reference_mb_s"]]
-    if not all(isinstance(n, int | float) and math.isfinite(n) and n > 0 for n in numbers):
+    # An origin is not checked when it is read.
+    shape, dtype = origin.get("frame_shape"), origin.get("dtype")
+    if not (isinstance(shape, list | tuple) and all(type(size) is int for size in shape) and isinstance(dtype, str)):
         return False
-    if not all(f"probe_{name}_log_{kind}" in evaluation.traits for name in PROBES for kind in _KINDS):
+    metrics = [evaluation.metrics[name] for name in METRICS if name in evaluation.metrics]
+    numbers = [*metrics, *shape, origin.get("reference_mb_s"), origin.get("nbytes")]
+    if not (set(TARGETS) <= set(evaluation.metrics) and all(map(_is_possible, numbers))):
         return False
-    try:  # an origin is not checked when it is read
+    logs = [evaluation.traits.get(f"probe_{name}_log_{kind}", math.nan) for name in PROBES for kind in _KINDS]
+    if not all(abs(log) <= _POSSIBLE_LOG for log in logs):
+        return False
+    try:
         data = data_of(evaluation)
         config.resolve(data.frame_shape, data.dtype)
-    except (InputError, TypeError, ValueError, ArithmeticError):
+    except (InputError, TypeError, ValueError):
         return False
-    if not (isinstance(origin.get("data"), str) and isinstance(origin["dtype"], str)):
-        return False
-    return data.dtype.kind in "buif" and min(data.frame_shape) > 0
+    return data.dtype.kind in "buif"
 
 
 def dataset_of(evaluation: Evaluation) -> str:
@@ -260,6 +268,10 @@ def _target(evaluation: Evaluation) -> list[float]:
     reference = float(evaluation.origin["reference_mb_s"])
     ratio, encode, decode = (evaluation.metrics[name] for name in TARGETS)
     return [math.log(ratio), math.log(encode / reference), math.log(decode / reference)]
+
+
+def _is_possible(number: object) -> bool:
+    return isinstance(number, int | float) and _POSSIBLE[0] <= number <= _POSSIBLE[1]
 
 
 def _config(evaluation: Evaluation) -> Config:

@@ -32,7 +32,7 @@ class Verdict:
     date: str
     """When, ISO 8601 in UTC."""
     number: int = 0
-    """Its place among all; the last one rules."""
+    """Its place among all; the last one that did not keep the champion rules."""
     log: Mapping[str, int] = field(default_factory=dict)
     """Evaluations and data sets that the challenger learned from, and those of them that were new."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -71,13 +71,12 @@ def verdicts() -> list[Verdict]:
 
 
 def champion_log() -> str:
-    """The log that today's champion learns from."""
-    past = verdicts()
-    return past[-1].champion if past else SHIPPED
+    """The log that today's champion learns from: who keeps it does not undo what another process decided meanwhile."""
+    return next((verdict.champion for verdict in reversed(verdicts()) if verdict.decision != "kept"), SHIPPED)
 
 
 def write_verdict(verdict: Verdict) -> Verdict:
-    """Keep a verdict under the next free number; from then on it rules.
+    """Keep a verdict under the next free number; from then on it rules, unless it keeps the champion.
 
     Raises
     ------
@@ -87,7 +86,7 @@ def write_verdict(verdict: Verdict) -> Verdict:
     place = folder() / "verdicts"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(path.stem) for path in place.glob("[0-9]*.json") if path.stem.isdigit()), default=0)
+        number = 1 + max((int(path.stem) for path in place.glob("[0-9]*.json") if path.stem.isdecimal()), default=0)
         while True:
             path = place / f"{number:04d}.json"
             try:  # an empty file takes the number, also from another process; a kill here leaves no verdict
