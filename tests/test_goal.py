@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tuner.document import dump_yaml, parse_yaml
 from tuner.errors import InputError
-from tuner.evaluation import METRICS, Evaluation
+from tuner.evaluation import METRICS, OBJECTIVES, Evaluation
 from tuner.goal import BASELINES, Constraint, Goal, Judge, goal_of
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -23,7 +23,7 @@ constraints = st.builds(
     limit=finite,
     name=names,
 )
-objectives = st.lists(st.sampled_from(list(METRICS)), min_size=1, max_size=3, unique=True).map(tuple)
+objectives = st.lists(st.sampled_from(OBJECTIVES), min_size=1, max_size=3, unique=True).map(tuple)
 
 
 @st.composite
@@ -332,3 +332,10 @@ def test_a_goal_knows_whether_it_needs_a_clock(
     maximize: tuple[str, ...], require: tuple[str, ...], timed: bool
 ) -> None:
     assert Goal(maximize, tuple(Constraint.parse(text) for text in require)).timed == timed
+
+
+def test_a_quality_is_required_and_never_maximized() -> None:
+    goal = Goal.from_dict({"maximize": ["ratio"], "require": ["max_error_sigma <= 0.5", "ratio >= 1", "psnr_db >= 60"]})
+    assert goal.qualities == ("max_error_sigma", "psnr_db")
+    with pytest.raises(InputError, match="maximize\\[0\\] must be one of ratio encode_mb_s"):
+        Goal.from_dict({"maximize": ["psnr_db"]})

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,12 @@ from tuner.errors import CodecError
 from tuner.evaluation import METRICS, Evaluation
 from tuner.measure.meter import Meter, same_bytes
 from tuner.measure.timing import Reference, Timing
+from tuner.noise import Noise
+from tuner.quality import compare, worst
 from tuner.read.sampling import Run, Sample
+from tuner.stack import Marks
+from tuner.steps import Pixels, prepare
+from tuner.steps.uniform import Mantissa, Uniform
 
 CHECKSUM_NBYTES = 4
 
@@ -136,7 +142,7 @@ class Untouched(Encoder):
         return out
 
 
-class Noise(Encoder):
+class Junk(Encoder):
     def decode(self, frame: bytes | memoryview, out: NDArray[Any] | None = None) -> NDArray[Any]:
         assert out is not None
         out.view(np.uint8)[:] = np.random.default_rng(0).integers(0, 256, out.view(np.uint8).shape)
@@ -181,7 +187,7 @@ class Refuses(Encoder):
         raise CodecError("does not feel like it")
 
 
-CHEATS = [Zeros, Untouched, Noise, Negated, LastBit, Previous, Torn, Refuses]
+CHEATS = [Zeros, Untouched, Junk, Negated, LastBit, Previous, Torn, Refuses]
 
 
 @pytest.mark.parametrize("cheat", CHEATS)
@@ -415,3 +421,39 @@ def test_measuring_costs_little_beyond_encoding_decoding_and_the_kernel() -> Non
     print(f"measuring costs {overhead:.2f} of encoding, decoding and the reference kernel")
     # About 0.15 where nothing else runs, 0.3 is promised; the margin is the machine's noise.
     assert overhead < 0.6
+
+
+def test_steps_are_part_of_what_is_measured() -> None:
+    """Ratio and speed are those of preparing and encoding, qualities those of the worst frame, once for all codecs."""
+    frames = np.random.default_rng(0).poisson(100, (6, 64, 64)).astype(np.uint16)
+    frames[:, 3, 4] = 65535
+    sample = Sample((Run(0, 0, frames[:4]), Run(0, 9, frames[4:])))
+    pixels = Pixels(Marks(invalid=(65535,)), None, Noise(1.0, 0.0, 0.0, "given"))
+    names = ("mask_violations", "max_abs_error", "dose_cost")
+    meter = Meter(sample, pixels=[pixels], qualities=names)
+    plain = Config(blosc2=Blosc2("zstd", clevel=1, filters=("bitshuffle",)))
+    lossless, *lossy = (meter.exact(replace(plain, steps=steps)) for steps in ((), (Uniform(4),), (Uniform(16),)))
+    assert [lossless.metrics[name] for name in names] == [0, 0, 0]
+    assert lossless.metrics["ratio"] < lossy[0].metrics["ratio"] < lossy[1].metrics["ratio"]
+    for evaluation, width in zip(lossy, (4, 16), strict=True):
+        assert evaluation.failure is None
+        stepped = prepare([Uniform(width)], frames, pixels)
+        expected = worst(compare(frames, stepped, frames != 65535, pixels.noise, names))
+        assert {name: evaluation.metrics[name] for name in names} == expected
+        assert expected["max_abs_error"] == width / 2
+        # The prepared frames are what is encoded.
+        alone = Meter(Sample((Run(0, 0, stepped[:4]), Run(0, 9, stepped[4:])))).exact(plain)
+        assert alone.metrics["ratio"] == evaluation.metrics["ratio"]
+    # Storing takes so much less than a step that it shows.
+    stored = Config(blosc2=Blosc2("lz4", clevel=0, filters=()))
+    speeds = [
+        meter.timed(meter.exact(replace(stored, steps=steps))).metrics["encode_mb_s"] for steps in ((), (Uniform(4),))
+    ]
+    assert speeds[1] < 0.8 * speeds[0]
+
+
+def test_a_step_that_the_pixels_do_not_allow_is_a_failure() -> None:
+    meter = Meter(Sample((Run(0, 0, np.zeros((2, 8, 8), np.uint16)),)), pixels=[Pixels()])
+    assert (
+        meter.exact(Config(steps=(Mantissa(3),))).failure == "steps[0].step mantissa must be used on floats, got uint16"
+    )

@@ -15,16 +15,19 @@ from typing import Any
 from tuner.config import Config
 from tuner.document import canonical_json, check_bounds, check_mapping, check_number, check_str, join
 from tuner.errors import TunerError
+from tuner.quality import QUALITIES
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that a configuration is judged by; more is better for all of them."""
+    """A number that a configuration is judged by."""
 
     text: str
     """What it is, in a line."""
     timed: bool
     """Whether it was taken with a clock, and so has a spread."""
+    quality: bool = False
+    """Whether it says what lossy steps did to pixels: to be required, not maximized; in others more is better."""
 
     @property
     def weight(self) -> float:
@@ -39,7 +42,11 @@ METRICS = {
     "decode_mb_s": Metric("MB of pixels decoded per second on one core", True),
     "frame_read_mb_s": Metric("useful MB per second when one frame is read: all chunks that hold it are decoded", True),
     "sinogram_read_mb_s": Metric("useful MB per second when one row of all frames is read, for three axes", True),
+    **{name: Metric(quality.text, timed=False, quality=True) for name, quality in QUALITIES.items()},
 }
+
+#: The metrics that a goal may maximize.
+OBJECTIVES = tuple(name for name, metric in METRICS.items() if not metric.quality)
 
 
 @dataclass(frozen=True, slots=True)

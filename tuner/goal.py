@@ -20,7 +20,7 @@ from tuner.document import (
     suggest,
 )
 from tuner.errors import InputError
-from tuner.evaluation import METRICS, Evaluation
+from tuner.evaluation import METRICS, OBJECTIVES, Evaluation
 
 #: The version of a goal's document.
 SCHEMA = 1
@@ -141,6 +141,11 @@ class Goal:
         """Whether any part of it needs a clock."""
         return any(METRICS[name].timed for name in (*self.maximize, *(c.metric for c in self.require)))
 
+    @property
+    def qualities(self) -> tuple[str, ...]:
+        """The qualities that it requires."""
+        return tuple(dict.fromkeys(c.metric for c in self.require if METRICS[c.metric].quality))
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them."""
         return {"name": self.name, "maximize": list(self.maximize), "require": [str(c) for c in self.require]}
@@ -165,7 +170,7 @@ class Goal:
         check_schema(document, place, SCHEMA)
         where = join(place, "maximize")
         listed = check_list(document["maximize"], where)
-        maximize = [OneOf(tuple(METRICS)).check(name, join(where, i)) for i, name in enumerate(listed)]
+        maximize = [OneOf(OBJECTIVES).check(name, join(where, i)) for i, name in enumerate(listed)]
         where = join(place, "require")
         listed = check_list(document.get("require", []), where)
         require = [Constraint.parse(text, join(where, i)) for i, text in enumerate(listed)]
@@ -276,7 +281,7 @@ def goal_of(
 ) -> Goal:
     """A goal with the command line's wishes: `maximize` replaces the objectives, `require` adds to the requirements."""
     added = tuple(Constraint.parse(text, os.fspath(where)) for text in require)
-    objectives = tuple(OneOf(tuple(METRICS)).check(name, "--maximize") for name in maximize)
+    objectives = tuple(OneOf(OBJECTIVES).check(name, "--maximize") for name in maximize)
     if goal is None:
         return Goal(objectives, added, "given")
     return Goal(objectives or goal.maximize, (*goal.require, *added), goal.name)

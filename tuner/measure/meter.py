@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import joblib
@@ -21,7 +23,9 @@ from tuner.config import PLUGINS, Config
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation
 from tuner.measure.timing import Reference, Timing, clocked, last_level_cache, machine, timed, versions
+from tuner.quality import QUALITIES, compare, worst
 from tuner.read.sampling import Sample
+from tuner.steps import Pixels, Step, check_steps, prepare
 
 #: Repeats of a timing while searching, and of a finalist's.
 SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
@@ -32,6 +36,22 @@ atexit.register(PLUGIN_CHILD.close)
 
 #: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
 _MOST_BUFFERS = 1 << 14
+
+
+#: What several steps make of the sample is kept for so many of them.
+_MOST_PREPARED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What steps make of a sample."""
+
+    sample: Sample
+    """The same runs, stepped."""
+    seconds: float
+    """What preparing it took, in passing."""
+    quality: Mapping[str, float]
+    """Each quality of the worst frame."""
 
 
 class _TooLongError(CodecError):
@@ -47,15 +67,26 @@ class Meter:
         Whole frames; what is measured is this sample, padding at its edges included.
     frames : int
         Frames of the stack, for `sinogram_read_mb_s`; 0 where it has no three axes.
+    pixels : sequence of Pixels
+        What steps need to know of each stack that the sample was drawn from; needed where there are steps.
+    qualities : collection of str
+        Which of `QUALITIES` are taken of what steps make.
     """
 
-    def __init__(self, sample: Sample, frames: int = 0) -> None:
+    def __init__(
+        self, sample: Sample, frames: int = 0, pixels: Sequence[Pixels] = (), qualities: Collection[str] = ()
+    ) -> None:
         self.sample = sample
         self.frames = frames
+        self.pixels = pixels
+        self.qualities = qualities
         self.digest = sample.digest
         self.reference = Reference()
         self._scratch = np.empty(0, np.uint8)
-        self._chunks: tuple[tuple[int, ...], list[NDArray[Any]]] = ((), [])
+        self._chunks: tuple[tuple[Step, ...], tuple[int, ...], list[NDArray[Any]]] = ((), (), [])
+        as_it_was = {name: QUALITIES[name].perfect for name in qualities}
+        self._prepared: dict[tuple[Step, ...], Prepared] = {(): Prepared(sample, 0.0, as_it_was)}
+        self._preparing = threading.Lock()
 
     def resolve(self, config: Config) -> Config:
         """The configuration for this sample's frames; two that resolve alike store the same bytes."""
@@ -67,6 +98,39 @@ class Meter:
         if resolved.blosc2.codec in PLUGINS:
             return PluginEncoder(resolved, self.sample.dtype, PLUGIN_CHILD, timeout_s)
         return Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
+
+    def prepared(self, steps: tuple[Step, ...]) -> Prepared:
+        """What steps make of the sample, and what that did to its pixels: once for all codecs.
+
+        Raises
+        ------
+        InputError
+            Where a step cannot be done to such pixels.
+        """
+        with self._preparing:
+            if steps not in self._prepared:
+                check_steps(steps, self.sample.dtype, self.pixels[0].noise)
+                kept = list(self._prepared)[1:]  # the first is the sample itself
+                for earlier in kept[: len(kept) + 1 - _MOST_PREPARED]:
+                    del self._prepared[earlier]
+                self._prepared[steps] = self._prepare(steps)
+            return self._prepared[steps]
+
+    def _prepare(self, steps: tuple[Step, ...]) -> Prepared:
+        start = time.perf_counter()
+        runs = tuple(
+            replace(run, frames=prepare(steps, run.frames, self.pixels[run.stack])) for run in self.sample.runs
+        )
+        seconds = time.perf_counter() - start
+        before, after = (np.concatenate([run.frames for run in side]) for side in (self.sample.runs, runs))
+        valid, still = (
+            np.concatenate(
+                [self.pixels[run.stack].marks.valid(run.frames, self.pixels[run.stack].mask) for run in side]
+            )
+            for side in (self.sample.runs, runs)
+        )
+        found = compare(before, after, valid, self.pixels[0].noise, self.qualities, still_valid=still)
+        return Prepared(Sample(runs), seconds, worst(found))
 
     def exact(self, config: Config, least_mb_s: float = 0.0, most_seconds: float = math.inf) -> Evaluation:
         """Encode, decode and compare every chunk of the sample; safe to run in several threads.
@@ -84,12 +148,13 @@ class Meter:
         """
         try:
             resolved = self.resolve(config)
+            prepared = self.prepared(resolved.steps)
             encoder = self.encoder(resolved, most_seconds)
             decoded = np.empty(resolved.chunks, self.sample.dtype)
             self._check_duration(resolved, most_seconds)
             pixels = stored = 0
             encoding = decoding = 0.0
-            for useful, chunk in self._cut(resolved.chunks):
+            for useful, chunk in self._cut(resolved.chunks, resolved.steps):
                 frame, seconds = encoder.timed_encode(chunk)
                 encoding += seconds
                 decoding += encoder.timed_decode(frame, decoded)
@@ -105,8 +170,10 @@ class Meter:
             return Evaluation(config, origin={"timing": "stopped as too slow"}, failure=str(error))
         except (CodecError, InputError) as error:
             return Evaluation(config, failure=str(error))
+        encoding += prepared.seconds * pixels / self.sample.nbytes
         speeds = {"encode_mb_s": pixels / encoding / 1e6, "decode_mb_s": pixels / decoding / 1e6}
         metrics = {"ratio": pixels / stored, **speeds, **self._access(resolved.chunks, speeds["decode_mb_s"])}
+        metrics |= prepared.quality
         timing = "in passing" if pixels == self.sample.nbytes else "in passing, stopped as too slow"
         return Evaluation(config, metrics, origin={"timing": timing})
 
@@ -127,7 +194,9 @@ class Meter:
         ]
 
     def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
-        """How fast an evaluated configuration encodes and decodes, on buffers that exceed the last-level cache.
+        """How fast an evaluated configuration encodes, steps included, and decodes.
+
+        On buffers that exceed the last-level cache.
 
         Nothing else of ours may run meanwhile.
 
@@ -139,7 +208,7 @@ class Meter:
         assert evaluation.config is not None
         resolved = self.resolve(evaluation.config)
         encoder = self.encoder(resolved)
-        chunks = self._buffers(resolved.chunks)
+        chunks = self._buffers(resolved.chunks, resolved.steps)
         nbytes = self._useful_nbytes(resolved.chunks)
         frames: dict[int, bytes] = {}
 
@@ -150,7 +219,18 @@ class Meter:
         encode = timed(encode_at, range(len(chunks)), nbytes, self.reference, windows=windows)
         items = list(zip(frames.values(), self._targets(resolved.chunks, len(frames)), strict=True))
         decode = timed(lambda item: encoder.timed_decode(*item), items, nbytes, self.reference, windows=windows)
+        if resolved.steps:
+            encode = encode.after(self._clock_steps(resolved.steps, windows))
         return encode, decode
+
+    def _clock_steps(self, steps: tuple[Step, ...], windows: int) -> Timing:
+        """How fast whole frames are prepared, one at a time."""
+        frames = [
+            (run.frames[i : i + 1], self.pixels[run.stack]) for run in self.sample.runs for i in range(len(run.frames))
+        ]
+        return timed(
+            clocked(lambda item: prepare(steps, *item)), frames, frames[0][0].nbytes, self.reference, windows=windows
+        )
 
     def with_timings(
         self, evaluation: Evaluation, chunks: tuple[int, ...], encode: Timing, decode: Timing
@@ -218,10 +298,10 @@ class Meter:
         counts = [useful for useful, _ in self._cut(chunks)]
         return sum(counts) / len(counts)
 
-    def _cut(self, chunks: tuple[int, ...]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Every chunk of the sample, with how many of its bytes are pixels and not padding."""
+    def _cut(self, chunks: tuple[int, ...], steps: tuple[Step, ...] = ()) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Every chunk of the prepared sample, with how many of its bytes are pixels and not padding."""
         itemsize = self.sample.dtype.itemsize
-        for run in self.sample.runs:
+        for run in self.prepared(steps).sample.runs:
             for corner, chunk in cut(run.frames, chunks):
                 inside = (
                     min(extent, size - first)
@@ -229,16 +309,16 @@ class Meter:
                 )
                 yield math.prod(inside) * itemsize, chunk
 
-    def _buffers(self, chunks: tuple[int, ...]) -> list[NDArray[Any]]:
-        """Distinct copies of the sample's chunks that together exceed the last-level cache."""
-        if self._chunks[0] != chunks:
-            self._chunks = ((), [])  # let go of the old ones first
-            buffers = [chunk for _, chunk in self._cut(chunks)]
+    def _buffers(self, chunks: tuple[int, ...], steps: tuple[Step, ...]) -> list[NDArray[Any]]:
+        """Distinct copies of the prepared sample's chunks that together exceed the last-level cache."""
+        if self._chunks[:2] != (steps, chunks):
+            self._chunks = ((), (), [])  # let go of the old ones first
+            buffers = [chunk for _, chunk in self._cut(chunks, steps)]
             nbytes = buffers[0].nbytes
             wanted = max(2, min(-(-last_level_cache() // nbytes), _MOST_BUFFERS))
             buffers.extend(buffers[index % len(buffers)].copy() for index in range(wanted - len(buffers)))
-            self._chunks = (chunks, buffers)
-        return self._chunks[1]
+            self._chunks = (steps, chunks, buffers)
+        return self._chunks[2]
 
     def _targets(self, chunks: tuple[int, ...], count: int) -> list[NDArray[Any]]:
         """Arrays to decode into, taken in turn from more memory than the last-level cache holds."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,14 @@ class Timing:
 
     def __add__(self, other: Timing) -> Timing:
         return Timing(self.rates + other.rates)
+
+    def after(self, other: Timing) -> Timing:
+        """How fast both run one after the other on the same bytes.
+
+        >>> Timing((600.0, 1000.0)).after(Timing((300.0,))).rates
+        (200.0, 230.76923076923077)
+        """
+        return Timing(tuple(1 / (1 / own + 1 / its) for own, its in zip(self.rates, cycle(other.rates), strict=False)))
 
     @property
     def mb_s(self) -> float:

@@ -229,7 +229,7 @@ class Guide:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         margin = np.full(len(candidates), np.inf)
         for constraint, bound in zip(judge.goal.require, bounds, strict=True):
-            if math.isnan(bound) or bound <= 0:
+            if math.isnan(bound) or bound <= 0 or METRICS[constraint.metric].quality:  # which is that of all or of none
                 continue
             over = self._log(constraint.metric, logs, candidates) - math.log(bound)
             safety = _SAFETY if METRICS[constraint.metric].timed else 0.0
