@@ -175,9 +175,10 @@ def compare(
     further than five standard errors from zero; else that over all changed frames does. A stratum for which that is
     no better does not count.
 
-    Sigma in a bias is that of the mean of the pixel and its neighbours, as that of a pixel goes with its error: a
-    rounding to one sigma that is free of bias would seem to have 1 / (24 sqrt(counts)). A stratum is told by the
-    neighbours alone: what is selected by a pixel's own value is biased by its noise.
+    A bias is what the mean of many exposures is off by, over the sigma of one: so its sigma is that of the intensity
+    to expect, for which the mean of the pixel and its neighbours stands (with the pixel, as a hot one would weigh too
+    much among dark ones). A stratum is told by the neighbours alone: what is selected by a pixel's own value is biased
+    by its noise.
 
     Parameters
     ----------
@@ -397,17 +398,22 @@ class _Pair:
 
     def pearson(self, mean: _Floats) -> _Floats:
         """Correlation of decoded and original."""
-        pixels, squares, products, total, error_squares = np.zeros((5, len(self.changed)))
+        pixels, total, squares, error_total, error_squares, products = np.zeros((6, len(self.changed)))
         for block in self.blocks():
             centred = _centred(block.original, mean[block.frames], block.counted)
             pixels[block.frames] += _sums(block.counted)
+            total[block.frames] += _sums(centred)
             squares[block.frames] += _sums(centred, centred)
-            products[block.frames] += _sums(centred, block.error)
-            total[block.frames] += _sums(block.error)
+            error_total[block.frames] += _sums(block.error)
             error_squares[block.frames] += _sums(block.error, block.error)
-        decoded_squares = squares + 2 * products + error_squares - total**2 / np.maximum(pixels, 1)
+            products[block.frames] += _sums(centred, block.error)
+        pixels = np.maximum(pixels, 1)
+        squares -= total * total / pixels
+        products -= total * error_total / pixels
+        decoded_squares = squares + 2 * products + error_squares - error_total * error_total / pixels
         correlation = (squares + products) / np.sqrt(squares * decoded_squares)
-        constant = (squares == 0) | (decoded_squares <= 1e-14 * squares)
+        # What is left of the variance of a constant is the rounding of these sums.
+        constant = (squares == 0) | (decoded_squares <= 1e-12 * squares)
         return np.where(constant, 0.0, np.clip(correlation, -1, 1))
 
     def signal_correlation(self, mean: _Floats, mean_error: _Floats) -> _Floats:
@@ -547,7 +553,7 @@ def _checked(
 def _difference(original: NDArray[Any], decoded: NDArray[Any]) -> _Floats:
     """Decoded - original in double precision, right to its last digit also for integers of 64 bits."""
     if original.dtype.kind == "f" or original.dtype.itemsize < 8:
-        return np.subtract(decoded, original, dtype=np.float64)
+        return np.asarray(np.subtract(decoded, original, dtype=np.float64))
     bits, changed_bits = original.view(np.uint64), decoded.view(np.uint64)
     larger = decoded > original
     # Modulo 2^64 the larger less the smaller is exact, signed or not.
