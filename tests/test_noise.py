@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, estimate, gaussian_entropy
+from tuner.errors import InputError
+from tuner.noise import _COUNTED, Noise, _counted, doubts, entropy_bound, estimate, gaussian_entropy
 from tuner.stack import Kind, Stack
 
 #: Light on a frame: a slope, so that intensities from 0.1 to 1 occur.
@@ -213,3 +214,72 @@ def test_floats_without_a_step_are_bounded_by_their_own_spacing() -> None:
     bound = entropy_bound(Noise(0, 0, 1, ""), frames, np.ones(frames.shape, np.bool_), 0.0)
     # 1000 is between 2**9 and 2**10: its spacing is 2**-14.
     assert bound == pytest.approx(32 / (14 + math.log2(math.sqrt(2 * math.pi * math.e))), rel=0.01)
+
+
+def lossless_bits(frames: NDArray[Any]) -> float:
+    return min(len(pack(frames.tobytes())) for pack in (bz2.compress, lzma.compress)) * 8 / frames.size
+
+
+@pytest.mark.parametrize(
+    ("top", "gain", "offset", "read_noise"), [(5, 1, 0, 0), (1000, 1, 0, 0), (2000, 2, 100, 3), (60000, 5, 98, 20)]
+)
+def test_the_truth_is_not_doubted_and_noise_that_is_too_large_is(
+    top: float, gain: float, offset: float, read_noise: float
+) -> None:
+    frames = expose(top * SLOPE, 8, gain, offset, read_noise)
+    stack, bits = stack_of(frames), lossless_bits(frames[:2])
+    assert doubts(Noise(gain, offset, read_noise, "given").floored(1.0), stack, [frames], bits, 1.0) == ()
+    for factor in (1.5, 2, 10):
+        found = doubts(Noise(gain * factor, offset, read_noise * factor, "given"), stack, [frames], bits, 1.0)
+        assert any("times the variance" in doubt for doubt in found)
+    found = doubts(Noise(0.0, 0.0, 8 * math.sqrt(gain * top + read_noise**2), "given"), stack, [frames], bits, 1.0)
+    assert any("bits a pixel" in doubt for doubt in found)
+
+
+def test_a_changing_scene_throws_no_doubt_on_the_truth() -> None:
+    scenes = [1000 * np.roll(SLOPE, 40 * shift, axis=0) for shift in range(4)]
+    frames = np.concatenate([expose(scene, 1, seed=seed) for seed, scene in enumerate(scenes)])
+    found = doubts(Noise(1.0, 0.0, 0.0, "given"), stack_of(frames), [frames], 16.0, 1.0)
+    assert found == ()
+
+
+def test_nothing_to_judge_by_throws_no_doubt() -> None:
+    frames = np.full((1, 2, 2), 65535, np.uint16)
+    assert doubts(Noise(1.0, 0.0, 0.0, "given"), stack_of(frames, invalid=(65535,)), [frames], 1.0, 1.0) == ()
+
+
+@given(gain=st.floats(0, 1e6), offset=st.floats(-1e6, 1e6), read_noise=st.floats(0, 1e6))
+def test_noise_is_read_as_it_is_written(gain: float, offset: float, read_noise: float) -> None:
+    text = f"gain={gain!r},offset={offset!r},read={read_noise!r}"
+    if not gain and not read_noise:
+        with pytest.raises(InputError, match="must have a gain or a read noise above 0"):
+            Noise.parse(text)
+    else:
+        assert Noise.parse(text) == Noise(gain, offset, read_noise, "given")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "--noise must read gain=G,offset=O,read=R, got ''"),
+        ("gain", "--noise must have a number for gain, at least 0 but for offset, got ''"),
+        ("gain=0", "--noise must have a gain or a read noise above 0, got 'gain=0'"),
+        ("gain=-1", "--noise must have a number for gain, at least 0 but for offset, got '-1'"),
+        ("gain=nan", "--noise must have a number for gain, at least 0 but for offset, got 'nan'"),
+        ("gain=1,gain=2", "--noise must read gain=G,offset=O,read=R, got 'gain=1,gain=2'"),
+        ("gain=1;read=2", "--noise must have a number for gain, at least 0 but for offset, got '1;read=2'"),
+        ("sigma=1", "--noise must read gain=G,offset=O,read=R, got 'sigma=1'"),
+    ],
+)
+def test_noise_that_is_none_gives_one_line(text: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Noise.parse(text)
+    assert str(caught.value) == line
+
+
+@given(value=st.floats(-1e6, 1e6), gain=st.floats(0, 1e3), read_noise=st.floats(0, 1e3))
+def test_a_floor_only_adds_to_the_variance(value: float, gain: float, read_noise: float) -> None:
+    noise = Noise(gain, 0.0, read_noise, "given")
+    floored = noise.floored(1.0)
+    assert floored.variance(np.array(value)) == max(noise.variance(np.array(value)), floored.floor)
+    assert floored.variance(np.array(0.0)) >= (gain**2 if read_noise == 0 else 1 / 12)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.errors import InputError
 from tuner.stack import Kind, Stack
 
 #: Pixels that one estimate looks at, at most; more would not make it more certain.
@@ -29,9 +30,13 @@ _TILES_A_POINT, _POINTS = 16, 32
 _CALIBRATION_FRAMES = 8
 
 
+#: What `Noise.parse` knows, in the order of its fields.
+_WORDS = ("gain", "offset", "read")
+
+
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """``variance = gain * max(x - offset, 0) + read_noise**2``, in data units.
+    """``variance = max(gain * max(x - offset, 0) + read_noise**2, floor)``, in data units.
 
     >>> Noise(gain=2.0, offset=100.0, read_noise=3.0, source="given").variance(np.array([90, 100, 150])).tolist()
     [9.0, 9.0, 109.0]
@@ -45,10 +50,54 @@ class Noise:
     """Standard deviation without light, data units."""
     source: str
     """Where the numbers come from."""
+    floor: float = 0.0
+    """The least variance, data units squared: see `floored`."""
 
     def variance(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Variance of pixels of value `x`, same shape, data units squared."""
-        return self.gain * np.maximum(np.asarray(x, np.float64) - self.offset, 0) + self.read_noise * self.read_noise
+        light = np.maximum(np.asarray(x, np.float64) - self.offset, 0)
+        variance: NDArray[np.float64] = np.maximum(self.gain * light + self.read_noise * self.read_noise, self.floor)
+        return variance
+
+    def floored(self, step: float) -> Noise:
+        """The same, with the least variance that a pixel can have.
+
+        That of one count where photons are counted, so without read noise, as no count at all is no certainty; else
+        that of digitisation, ``step**2 / 12``, with `step` of which the values are multiples.
+
+        >>> Noise(1.0, 0.0, 0.0, "given").floored(1.0).floor, round(Noise(0.2, 0.0, 3.0, "given").floored(1.0).floor, 3)
+        (1.0, 0.083)
+        """
+        return replace(self, floor=self.gain * self.gain if not self.read_noise else step * step / 12)
+
+    @classmethod
+    def parse(cls, text: str, place: str = "--noise") -> Noise:
+        """Read ``gain=G,offset=O,read=R``; offset and read noise are 0 where they are left out.
+
+        >>> Noise.parse("gain=0.5,read=2")
+        Noise(gain=0.5, offset=0.0, read_noise=2.0, source='given', floor=0.0)
+
+        Raises
+        ------
+        InputError
+            For anything else, and where there is neither gain nor read noise.
+        """
+        words = dict(word.partition("=")[::2] for word in text.split(","))
+        unknown = next((word for word in words if word not in _WORDS), None)
+        if unknown is not None or len(words) < text.count(",") + 1:
+            raise InputError(f"{place} must read gain=G,offset=O,read=R, got {text!r}")
+        numbers = {}
+        for word, number in words.items():
+            try:
+                numbers[word] = float(number)
+            except ValueError:
+                numbers[word] = math.nan
+            if not math.isfinite(numbers[word]) or (word != "offset" and numbers[word] < 0):
+                raise InputError(f"{place} must have a number for {word}, at least 0 but for offset, got {number!r}")
+        gain, offset, read_noise = (numbers.get(word, 0.0) for word in _WORDS)
+        if not gain and not read_noise:
+            raise InputError(f"{place} must have a gain or a read noise above 0, got {text!r}")
+        return cls(gain, offset, read_noise, "given")
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -77,6 +126,73 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
     if stack.photon_counting:
         estimates.insert(0, Noise(1.0, 0.0, 0.0, "photon counter, as the file declares"))
     return tuple(estimates)
+
+
+#: Variance found over variance predicted must lie between these in every tenth of the intensities.
+_TRUSTED = (0.8, 1.25)
+#: Tiles that a tenth must have to be judged.
+_LEAST_TILES = 8
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def doubts(
+    noise: Noise, stack: Stack, runs: Sequence[NDArray[Any]], bits_per_pixel: float, step: float
+) -> tuple[str, ...]:
+    """Why a noise model is not to be believed; empty where both guards hold.
+
+    Noise cannot hold more entropy than a lossless code spends: ``log2(sigma sqrt(2 pi e))`` bits a pixel in the mean
+    (Cover and Thomas, theorems 5.4.1 and 8.4.1), or that of counted photons. And of the differences between
+    repeated frames, or neighbouring pixels where those differ less, the variance over that predicted must lie in 0.8 to
+    1.25 in every tenth of the intensities.
+
+    Parameters
+    ----------
+    noise : Noise
+    stack : Stack
+    runs : sequence of ndarray
+        Frames that follow each other in the stack, shape (n, *frame_shape).
+    bits_per_pixel : float
+        Bits that the best lossless code spends for a valid pixel.
+    step : float
+        Of which the values are multiples; 0 where they are of none.
+    """
+    found = []
+    values = np.concatenate([run[stack.valid(run)] for run in runs] or [np.empty(0)])[:_PIXELS]
+    entropy = float(_entropy(noise, values, step).mean()) if values.size else 0.0
+    if entropy > bits_per_pixel:
+        found.append(f"it would hold {entropy:.2f} bits a pixel, and all of the data takes {bits_per_pixel:.2f}")
+    points = [_differences(stack, runs, how) for how in (_repeats, _neighbours)]
+    ratios = [ratio for intensity, v in points if len(ratio := _ratios(noise, intensity, v))]
+    if ratios:
+        # A scene that changes adds to the differences, one with structure to those of neighbours; both only add.
+        least = min(ratios, key=lambda ratio: float(np.median(ratio)))
+        low, high = float(least.min()), float(least.max())
+        if low < _TRUSTED[0] or high > _TRUSTED[1]:
+            found.append(
+                f"differences have {low:.2f} to {high:.2f} times the variance that it predicts, by intensity;"
+                f" it must be {_TRUSTED[0]} to {_TRUSTED[1]}"
+            )
+    return tuple(found)
+
+
+def _differences(
+    stack: Stack, runs: Sequence[NDArray[Any]], how: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Intensity and variance of tiles of all runs that are long enough for differences of a kind."""
+    least = (2, 1) if how is _repeats else (1, 3)
+    points = [
+        how(*band) for run in runs if len(run) >= least[0] and run.shape[-1] >= least[1] for band in _bands(stack, run)
+    ]
+    return _join(points) if points else (np.empty(0), np.empty(0))
+
+
+def _ratios(noise: Noise, intensity: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of the variance found over that predicted, in each tenth of the intensities with enough tiles."""
+    predicted = replace(noise, floor=0.0).variance(intensity)  # a floor claims nothing
+    lit = predicted > 0
+    intensity, ratio = intensity[lit], variance[lit] / predicted[lit]
+    tenths = np.array_split(np.argsort(intensity, kind="stable"), 10)
+    return np.array([np.median(ratio[tenth]) for tenth in tenths if len(tenth) >= _LEAST_TILES])
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -199,14 +315,14 @@ def _calibration(stack: Stack, kind: Kind) -> tuple[NDArray[np.float64], NDArray
 
 def _from_repeats(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
     """From differences of frames that follow each other, normalised for flux."""
-    points = [_repeats(*band) for run in runs if len(run) >= 2 for band in _bands(stack, run)]
-    return _fit(*_join(points), "differences of consecutive frames") if points else None
+    points = _differences(stack, runs, _repeats)
+    return _fit(*points, "differences of consecutive frames") if len(points[0]) else None
 
 
 def _from_neighbours(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
     """From second differences within frames, which smooth structure leaves near zero."""
-    points = [_neighbours(*band) for run in runs if run.shape[-1] >= 3 for band in _bands(stack, run)]
-    return _fit(*_join(points), "differences of neighbouring pixels") if points else None
+    points = _differences(stack, runs, _neighbours)
+    return _fit(*points, "differences of neighbouring pixels") if len(points[0]) else None
 
 
 def _bands(stack: Stack, run: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:

@@ -151,7 +151,10 @@ class Profile:
         Neither defaults nor what follows from the rest are stated, so a key that a later version adds leaves the
         digests of older profiles as they are.
         """
-        document = _stated(self._document(), Profile("", Match(""), Config(), Config())._document())
+        default = Profile("", Match(""), Config(), Config())._document()
+        if self.noise is not None:
+            default["noise"] = {"floor": 0.0}  # a key that came in later
+        document = _stated(self._document(), default)
         for key in ("schema", "name", "readers"):
             document.pop(key, None)
         return "sha256:" + hashlib.sha256(canonical_json(document).encode()).hexdigest()
@@ -313,7 +316,11 @@ def _noise(document: Any, place: str) -> Noise | None:
     if document is None:
         return None
     check_mapping(document, place, [f.name for f in fields(Noise)], required=("gain",))
-    numbers = {key: check_number(document.get(key, 0.0), join(place, key)) for key in ("gain", "offset", "read_noise")}
+    keys = ("gain", "offset", "read_noise", "floor")
+    numbers = {key: check_number(document.get(key, 0.0), join(place, key)) for key in keys}
+    for key in ("gain", "read_noise", "floor"):
+        if numbers[key] < 0:
+            raise InputError(f"{join(place, key)} must be at least 0, got {numbers[key]:g}")
     return Noise(**numbers, source=check_str(document.get("source", "given"), join(place, "source")))
 
 
