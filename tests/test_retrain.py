@@ -1,0 +1,413 @@
+"""Retraining promotes what is better by more than noise, nothing else; every verdict is kept, and can be taken back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.cli import main
+from tuner.config import Blosc2, Config
+from tuner.errors import InputError
+from tuner.evaluation import Evaluation, Log
+from tuner.search import champion
+from tuner.search.champion import keep_log, load_surrogate, shipped_log
+from tuner.search.retrain import retrain, rollback
+from tuner.search.score import GOALS, cases_of
+from tuner.search.sift import sift
+from tuner.search.surrogate import TARGETS, Surrogate
+from tuner.search.verdict import SHIPPED, Verdict, champion_log, folder, verdicts, write_verdict
+
+WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_log.py"))))
+
+#: Data sets of the log that takes the place of the shipped one: levels and blocks are worth nothing in them.
+SHIPPED_SETS = WORLD.log(8, busy=(0.0, 0.2))
+#: Others, in which they are worth much: who knows only the shipped ones guesses them badly.
+NEW_SETS = WORLD.log(8, busy=(2.4, 3.0), each=30, seed=1)
+#: Others that are like the shipped ones: they have nothing to teach.
+LIKE_SETS = WORLD.log(4, busy=(0.0, 0.2), seed=2)
+
+
+def written(path: Path, evaluations: Sequence[Evaluation]) -> Path:
+    path.unlink(missing_ok=True)
+    with Log(path) as log:
+        for evaluation in evaluations:
+            log.append(evaluation)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this user's searches leave their logs; the package ships the synthetic log."""
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    written(tmp_path / "shipped" / "log.jsonl", SHIPPED_SETS)
+    monkeypatch.setattr(champion, "_shipped", lambda: tmp_path / "shipped")
+    assert shipped_log() == SHIPPED_SETS
+    return tmp_path / "home" / "evaluations"
+
+
+def promoted(evaluations: Sequence[Evaluation]) -> str:
+    """Promote a log without judging it."""
+    before, name = champion_log(), keep_log(evaluations)
+    write_verdict(Verdict("promoted", "for this test", name, before, "2026-01-01T00:00:00+00:00"))
+    return name
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["retrain", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_what_is_better_by_more_than_noise_is_promoted_and_serves(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(own / "night.jsonl", NEW_SETS)
+    before = load_surrogate()
+    code, out, err = run(capsys)
+    assert code == 0
+    assert "verdict 0001: the challenger is promoted" in out
+    assert [name for name in (*GOALS, *TARGETS) if name in out] == [*GOALS, *TARGETS]
+    assert err.startswith("tuner: judging on 16 of 16 data sets, 8 of them from the new logs\n")
+    (verdict,) = verdicts()
+    assert verdict.decision == "promoted"
+    assert (verdict.before, verdict.champion) == (SHIPPED, champion_log())
+    assert verdict.log == {"evaluations": 560, "datasets": 16, "new_evaluations": 240, "new_datasets": 8}
+    assert verdict.difference is not None
+    mean, low, high = verdict.difference
+    assert 0 < low <= mean <= high
+    for of in verdict.regret.values():
+        assert of["challenger"]["mean"] <= of["champion"]["mean"] + 0.01
+    # It serves searches, and guesses data like the new better than the old one did.
+    data = next(WORLD.evaluations("unseen", 0.9, 2.7))
+    truth = np.array([WORLD.truth(config, 0.9, 2.7) for config in WORLD.configs()])
+    after = load_surrogate()
+    old, new = (missed(surrogate, data, truth) for surrogate in (before, after))
+    assert new < 0.5 * old
+    # The log is kept: its model can be made anew once the files that it was read from are gone.
+    (own / "night.jsonl").unlink()
+    for model in (folder() / "models").iterdir():
+        model.unlink()
+    assert missed(load_surrogate(), data, truth) == new
+    # What it knows already teaches nothing the second time.
+    written(own / "night.jsonl", NEW_SETS)
+    again = retrain()
+    assert (again.decision, again.champion) == ("kept", verdict.champion)
+    assert again.dropped == {"known already": 240}
+
+
+def missed(surrogate: Surrogate | None, of: Evaluation, truth: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    assert surrogate is not None
+    data = next(case.data for case in cases_of([*WORLD.evaluations(of.origin["dataset"], 0.9, 2.7)]))
+    mean, _ = surrogate.predict(WORLD.configs(), data)
+    return float(np.sqrt(np.mean((mean - truth)[:, 0] ** 2)))
+
+
+def test_what_is_no_better_is_not_promoted_and_its_verdict_has_the_scores(own: Path) -> None:
+    written(own / "night.jsonl", LIKE_SETS)
+    verdict = retrain()
+    assert verdict.decision == "kept"
+    assert verdict.reason.endswith("no more than the noise")
+    assert champion_log() == SHIPPED
+    (kept,) = verdicts()
+    assert kept.to_dict() == json.loads(json.dumps(verdict.to_dict()))
+    assert kept.judged == 12
+    assert set(kept.regret) == set(GOALS)
+    assert set(kept.within) == {"champion", "challenger"}
+    assert set(kept.within["champion"]) == set(TARGETS)
+
+
+def changed(evaluations: Sequence[Evaluation], change: Callable[[str, float], float]) -> list[Evaluation]:
+    """Evaluations, but for their baselines, with another number for each metric."""
+    return [
+        replace(e, metrics={name: change(name, value) for name, value in e.metrics.items()}, spread={})
+        if e.config
+        else e
+        for e in evaluations
+    ]
+
+
+def shuffled(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Evaluations whose metrics went to other configurations of the same data."""
+    rng = np.random.default_rng(0)
+    found = [e for e in evaluations if e.config is None]
+    for name in {e.origin["data"]: None for e in evaluations}:
+        of_data = [e for e in evaluations if e.config and e.origin["data"] == name]
+        order = rng.permutation(len(of_data))
+        found += [replace(e, metrics=of_data[i].metrics, spread={}) for e, i in zip(of_data, order, strict=True)]
+    return found
+
+
+def test_a_shuffled_log_is_judged_and_never_replaces_the_champion(own: Path) -> None:
+    written(own / "night.jsonl", shuffled(NEW_SETS))
+    verdict = retrain()
+    assert verdict.decision == "kept"
+    assert verdict.judged == 16
+    assert verdict.difference is not None
+    mean, low, high = verdict.difference
+    assert low < mean < high
+    assert low <= 0
+
+
+def test_a_log_in_a_foreign_unit_of_too_few_to_tell_never_replaces_the_champion(own: Path) -> None:
+    few = changed(WORLD.log(30, each=6, seed=3), lambda name, value: value / (1 if name == "ratio" else 1000))
+    written(own / "night.jsonl", few)
+    verdict = retrain()
+    assert verdict.decision == "kept"
+    assert verdict.log["new_evaluations"] > 0
+
+
+POISONS: dict[str, Callable[[], list[Evaluation]]] = {
+    "ratios of another world": lambda: changed(NEW_SETS, lambda name, value: value * (1e6 if name == "ratio" else 1)),
+    "GB/s, or another machine's reference": lambda: changed(
+        NEW_SETS, lambda name, value: value / (1 if name == "ratio" else 1000)
+    ),
+    "bytes per second": lambda: changed(NEW_SETS, lambda name, value: value * (1 if name == "ratio" else 1e6)),
+    "zeros": lambda: changed(NEW_SETS, lambda name, value: 0.0),
+    "negative": lambda: changed(NEW_SETS, lambda name, value: -value),
+    "huge": lambda: changed(NEW_SETS, lambda name, value: 1e300),
+    "tiny": lambda: changed(NEW_SETS, lambda name, value: 5e-324),
+    "contradictory": lambda: [
+        *NEW_SETS,
+        *changed(NEW_SETS, lambda name, value: value * (2 if name == "ratio" else 1)),
+    ],
+    "contradicts the shipped log": lambda: changed(
+        SHIPPED_SETS, lambda name, value: value * (2 if name == "ratio" else 1)
+    ),
+    "failures": lambda: [replace(e, metrics={}, spread={}, failure="crashed") for e in NEW_SETS],
+    "baselines only": lambda: [e for e in NEW_SETS if e.config is None],
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_poisoned_log_teaches_nothing_and_the_verdict_says_why(own: Path, poison: str) -> None:
+    written(own / "night.jsonl", POISONS[poison]())
+    verdict = retrain()
+    assert verdict.decision == "kept"
+    assert verdict.reason == "the champion stays: the logs hold nothing new that can be learned from"
+    assert sum(verdict.dropped.values()) >= (0 if poison == "baselines only" else 200)
+    assert verdicts() == [verdict]
+    assert champion_log() == SHIPPED
+
+
+def nan_lines(path: Path) -> None:
+    text = written(path, NEW_SETS).read_text()
+    path.write_text(text.replace('"ratio":', '"ratio":NaN,"was":'))
+
+
+def torn(path: Path) -> None:
+    # Each line lost its end: none is whole.
+    path.write_text("".join(f"{line[:-9]}\n" for line in written(path, NEW_SETS).read_text().splitlines()))
+
+
+TORN: dict[str, Callable[[Path], object]] = {
+    "no file": lambda path: path.parent.mkdir(parents=True),
+    "an empty one": lambda path: written(path, NEW_SETS).write_bytes(b""),
+    "NaN": nan_lines,
+    "torn lines": torn,
+    "no JSON": lambda path: written(path, NEW_SETS).write_bytes(b"\x00\xff" * 5000 + b"\n[[[[" + b"[" * 100_000),
+    "other JSON": lambda path: written(path, NEW_SETS).write_text('{"config": {}, "metrics": 5}\n[]\n5\nnull\n{}\n'),
+    "no gzip": lambda path: written(path, NEW_SETS).rename(path.with_suffix(".jsonl.gz")),
+    "a folder of that name": lambda path: path.mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("kind", TORN)
+def test_what_cannot_be_read_teaches_nothing(own: Path, kind: str) -> None:
+    TORN[kind](own / "night.jsonl")
+    verdict = retrain()
+    assert verdict.reason == "the champion stays: the logs hold nothing new that can be learned from"
+    assert verdicts() == [verdict]
+
+
+def test_what_of_a_cut_log_is_whole_is_learned_from(tmp_path: Path, own: Path) -> None:
+    whole = written(own / "night.jsonl", NEW_SETS).read_bytes()
+    (own / "night.jsonl").write_bytes(whole[: len(whole) // 2])
+    (own / "cut.jsonl.gz").write_bytes(gzip.compress(written(tmp_path / "like.jsonl", LIKE_SETS).read_bytes())[:-500])
+    sifted = sift(champion.read_logs([own]), SHIPPED_SETS)
+    assert {name.split("-")[1] for e in sifted.evaluations if (name := e.origin["dataset"])} == {"1", "2"}
+    assert 100 < len(sifted.evaluations) < len(NEW_SETS) + len(LIKE_SETS)
+
+
+lies = st.fixed_dictionaries(
+    {},
+    optional={
+        "data": st.sampled_from(["digest of set-0-0", "digest of set-1-0", "", None, 5, ["a"]]),
+        "dataset": st.sampled_from(["set-0-0", "set-0-1", "", None, {}]),
+        "dtype": st.sampled_from(["uint16", "float64", ">u2", "O", "S4", "(", "(2,)u2", "c16", "", None, 5]),
+        "frame_shape": st.sampled_from(
+            [[512, 512], [600], [3, 7], [0, 4], [-1, 4], [512.0, 512], ["512"], [10**30] * 2, [10**400] * 2, 5, None]
+        ),
+        "nbytes": st.sampled_from([4 << 20, 0, -1, math.nan, math.inf, 10**400, "4MB", None, [5]]),
+        "reference_mb_s": st.sampled_from([5000.0, 0, -1.0, math.nan, math.inf, 10**400, 1e-300, "fast", None]),
+        "timing": st.sampled_from(["alone", "in passing", None, 5]),
+        "baseline": st.sampled_from(["bslz4", None, [5]]),
+    },
+)
+numbers = st.sampled_from([0.0, -1.0, 5e-324, 1e-30, 0.5, 2.0, 700.0, 1e30, 1e300, -1e300])
+LYING = [e for e in NEW_SETS if e.origin["dataset"] == "set-1-0"]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(LYING) - 1),
+            lies,
+            st.dictionaries(st.sampled_from(["ratio", "encode_mb_s", "frame_read_mb_s"]), numbers),
+            st.dictionaries(st.sampled_from(sorted(LYING[0].traits)), numbers),
+        ),
+        max_size=6,
+    )
+)
+def test_records_may_lie_and_what_is_kept_of_them_can_be_learned_from(
+    changes: list[tuple[int, dict[str, Any], dict[str, float], dict[str, float]]],
+) -> None:
+    """Sifting raises nothing, and neither does learning or judging by what it leaves; warnings are errors here."""
+    records = list(LYING)
+    for place, origin, metrics, traits in changes:
+        true = records[place]
+        records[place] = replace(
+            true,
+            config=Config((1, 600), Blosc2()) if true.config and origin.get("frame_shape") == [600] else true.config,
+            metrics={**true.metrics, **metrics},
+            traits={**true.traits, **traits},
+            origin={**true.origin, **origin},
+        )
+    left = sift(records, SHIPPED_SETS).evaluations
+    surrogate = Surrogate.fit([*SHIPPED_SETS, *left], jobs=1, trees=1)
+    for case in cases_of(left):
+        mean, std = surrogate.predict([e.config for e in case.evaluations if e.config], case.data)
+        assert np.isfinite(mean).all()
+        assert np.isfinite(std).all()
+
+
+def test_records_that_claim_to_be_of_known_data_do_not_judge_it(own: Path) -> None:
+    """Who calls lies by the names of all that is known would else be the only one to judge by."""
+    names = sorted({e.origin["dataset"] for e in SHIPPED_SETS})
+    lies = [
+        replace(e, origin={**e.origin, "dataset": names[int(e.origin["dataset"][-1]) % len(names)]})
+        for e in shuffled(NEW_SETS)
+    ]
+    written(own / "night.jsonl", lies)
+    verdict = retrain()
+    assert verdict.decision == "kept"
+    assert (verdict.judged, verdict.log["new_datasets"]) == (len(names), 0)
+
+
+def test_data_of_another_shape_under_the_same_digest_is_passed_over(own: Path) -> None:
+    other = [
+        replace(e, config=Config((1, 600), e.config.blosc2), origin={**e.origin, "frame_shape": [600]})
+        for e in SHIPPED_SETS
+        if e.config
+    ]
+    written(own / "night.jsonl", other)
+    assert retrain().dropped == {"of another shape or dtype than the same data before": len(other)}
+
+
+def test_rollback_returns_step_by_step_to_the_shipped_one() -> None:
+    first, second = promoted(NEW_SETS), promoted([*NEW_SETS, *LIKE_SETS])
+    write_verdict(Verdict("kept", "for this test", second, second, "2026-01-02T00:00:00+00:00"))
+    for serves in (first, SHIPPED):
+        verdict = rollback()
+        assert (verdict.decision, verdict.champion, champion_log()) == ("rolled back", serves, serves)
+    with pytest.raises(InputError, match="--rollback must have a promotion to take back, got the shipped surrogate"):
+        rollback()
+    third = promoted(LIKE_SETS)
+    assert champion_log() == third
+    assert rollback().champion == SHIPPED
+    assert [verdict.number for verdict in verdicts()] == list(range(1, 8))
+
+
+def test_a_verdict_that_keeps_the_champion_undoes_nothing_that_came_meanwhile(own: Path) -> None:
+    promoted(SHIPPED_SETS)
+    written(own / "night.jsonl", LIKE_SETS)
+    verdict = retrain(notify=lambda text: rollback() if text.startswith("judging") else None)
+    assert (verdict.decision, verdict.champion, champion_log()) == ("kept", SHIPPED, SHIPPED)
+    assert "another verdict came" in verdict.reason
+
+
+def test_the_command_line_says_the_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    champion = promoted(SHIPPED_SETS)
+    log = str(written(tmp_path / "elsewhere.jsonl", POISONS["contradictory"]()))
+    code, out, err = run(capsys, log, str(tmp_path / "shipped"))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("verdict 0002: the champion stays: ")
+    assert "480 evaluations of the logs passed over: contradicts another of the same configuration and data" in out
+    code, out, err = run(capsys, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {**verdicts()[-1].to_dict(), "number": 3, "champion": champion, "decision": "kept"}
+    code, out, err = run(capsys, "--rollback")
+    assert (code, err) == (0, "")
+    assert out == "verdict 0004: returned to the shipped surrogate, as it was wished\n"
+    assert run(capsys, "--quiet") == (0, "", "")
+    assert [verdict.decision for verdict in verdicts()] == ["promoted", "kept", "kept", "rolled back", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nope.jsonl"], "nope.jsonl: no such file or folder"),
+        (["--rollback"], "--rollback must have a promotion to take back, got the shipped surrogate"),
+        (["--rollback", "night.jsonl"], "--rollback must stand alone, got logs too"),
+        ([""], "argument LOG: must be a path, got an empty text (see tuner retrain --help)"),
+    ],
+)
+def test_an_error_is_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, *arguments) == (2, "", f"tuner: {line}\n")
+    assert verdicts() == []
+
+
+#: `tuner retrain` where another log is shipped.
+RETRAIN = """
+import sys
+from pathlib import Path
+from tuner.cli import main
+from tuner.search import champion
+
+champion._shipped = lambda: Path(sys.argv[1])
+sys.exit(main(["retrain"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "until", ["judging", "surrogate/logs/.*", "surrogate/logs/*.gz", "surrogate/verdicts/*", "end"]
+)
+def test_killed_at_any_moment_it_leaves_a_champion_and_verdicts(tmp_path: Path, own: Path, until: str) -> None:
+    written(own / "night.jsonl", NEW_SETS)
+    command = [sys.executable, "-c", RETRAIN, str(tmp_path / "shipped")]
+    for pause in (0.0, 0.01, 0.3):
+        past = len(verdicts())
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+            assert process.stderr is not None
+            if until == "judging":
+                process.stderr.readline()
+            while until != "judging" and process.poll() is None and len(list(own.parent.glob(until))) <= past:
+                time.sleep(0.001)
+            time.sleep(pause)
+            process.send_signal(signal.SIGKILL)
+        assert [verdict.number for verdict in verdicts()] == sorted({verdict.number for verdict in verdicts()})
+        assert len(verdicts()) - past in (0, 1)
+        said: list[str] = []
+        assert load_surrogate(said.append) is not None
+        assert not any("cannot be rebuilt" in line for line in said)
+    # What a kill left is in nobody's way.
+    verdict = retrain()
+    assert verdicts()[-1] == verdict
+    assert champion_log() == verdict.champion != SHIPPED
