@@ -401,3 +401,10 @@ def test_a_mistake_in_steps_is_told_with_its_place(steps: str, line: str) -> Non
     with pytest.raises(InputError) as caught:
         Space.from_dict(parse_yaml(steps, "my.yaml"), "my.yaml:")
     assert str(caught.value).startswith(line)
+
+
+def test_a_walk_through_a_wide_range_begins_at_once() -> None:
+    space = Space("wide", {"chunks": Choose(([1, -1], [2, -1])), "blosc2": {"blocksize": Range(256, 1 << 29)}})
+    assert space.size == 2 * ((1 << 29) - 255)
+    sizes = [config.blosc2.blocksize for _, config in itertools.islice(space.grid(), 3)]
+    assert sizes == [256, 257, 258]

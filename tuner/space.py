@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -31,6 +31,9 @@ from tuner.steps import step_kind
 
 #: The version of a space's document.
 SCHEMA = 1
+
+#: Compressions that a walk through a space holds in memory, at most.
+_MOST_HELD = 1 << 16
 
 
 class Chooser(Protocol):
@@ -167,12 +170,18 @@ class Space:
 
     def grid(self) -> Iterator[tuple[Choices, Config]]:
         """Every combination of choices with its configuration; those that are not allowed are left out."""
-        for choices, document in _combine([(key, key, node) for key, node in self.tree.items()]):
-            try:
-                config = Config.from_dict(document)
-            except InputError:
-                continue
-            yield choices, config
+        node = self.tree.get("blosc2", {})
+        # Read once for all chunk shapes, unless a range makes too many to hold.
+        held = list(_compressions(node)) if _size(node) <= _MOST_HELD else None
+        for choices, document in _combine([(key, key, other) for key, other in self.tree.items() if key != "blosc2"]):
+            config = Config.from_dict(document)
+            for others, blosc2 in _compressions(node) if held is None else held:
+                yield {**choices, **others}, replace(config, blosc2=blosc2)
+
+    @property
+    def size(self) -> int:
+        """How many combinations of choices there are, those that are not allowed among them."""
+        return _size(self.tree)
 
 
 class _Given:
@@ -330,6 +339,24 @@ def _expand(node: Any, name: str) -> Iterator[tuple[Choices, Any]]:
             yield choices, list(steps.values())
     else:
         yield {}, node
+
+
+def _size(node: Any) -> int:
+    if isinstance(node, Choose):
+        return sum(map(_size, node.options))
+    if isinstance(node, Range):
+        return node.high - node.low + 1
+    if isinstance(node, Mapping):
+        return math.prod(map(_size, node.values()))
+    return math.prod(map(_size, node)) if _is_steps(node) else 1
+
+
+def _compressions(node: Any) -> Iterator[tuple[Choices, Blosc2]]:
+    for choices, document in _expand(node, "blosc2"):
+        try:
+            yield choices, Blosc2.from_dict(document)
+        except InputError:
+            continue
 
 
 def _combine(nodes: Sequence[tuple[str, str, Any]]) -> Iterator[tuple[Choices, dict[str, Any]]]:

@@ -190,7 +190,7 @@ class Proposer:
             return self._ask_optuna()
         names = list(choices)
         changed = self._random.sample(names, k=min(len(names), self._random.choice((1, 1, 2, 3))))
-        chooser = _MutatingChooser(choices, changed, self._random)
+        chooser = MutatingChooser(choices, changed, self._random)
         try:
             neighbour = self._space.suggest(chooser)
         except InputError:
@@ -274,7 +274,7 @@ class TrialChooser:
         return self._trial.suggest_int(name, low, high)
 
 
-class _MutatingChooser:
+class MutatingChooser:
     """A chooser that keeps to given choices but for a few names, and notes what Optuna needs to know of a trial."""
 
     def __init__(self, choices: Choices, changed: Sequence[str], random: random.Random) -> None:
@@ -303,7 +303,7 @@ class _MutatingChooser:
 
 
 def _distributions(space: Space, choices: Choices) -> dict[str, BaseDistribution]:
-    chooser = _MutatingChooser(choices, (), random.Random(0))
+    chooser = MutatingChooser(choices, (), random.Random(0))
     space.suggest(chooser)
     return chooser.distributions
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuner.config import PLUGINS, Blosc2, Config, one_line
@@ -18,7 +20,7 @@ from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
 from tuner.search.guide import Guide
-from tuner.search.optimize import Proposer
+from tuner.search.optimize import MutatingChooser, Proposer
 from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
 
@@ -26,6 +28,8 @@ from tuner.space import Space
 SMALL_NBYTES = 8 << 20
 #: How many finalists are timed again, and in how many rounds in turn.
 FINALISTS, ROUNDS = 6, 3
+#: Configurations that the surrogate guesses, at most.
+_MOST_GUESSED = 1 << 16
 #: The share of a time budget that is kept for the finalists.
 _FINAL_SHARE = 0.2
 #: A configuration this far from a timed limit may meet it when it is timed again.
@@ -154,7 +158,7 @@ class Search:
             if e.config is not None
             and e.origin.get("data") == self._meter.digest
             and "stopped" not in str(e.origin.get("timing"))  # the whole of the sample counts
-            and _fits(e.config, sample)
+            and _resolved(e.config, sample)
         }
         self.evaluations: list[Evaluation] = []
         self._judge = Judge(goal, {})
@@ -250,9 +254,9 @@ class Search:
     def _make_guide(self, surrogate: Surrogate) -> Guide | None:
         """The surrogate's guess over the whole space, mended by what is known."""
         distinct: dict[Config, Config] = {}
-        for _, config in self._space.grid():
-            if config.blosc2.codec not in PLUGINS and _fits(config, self._meter.sample):
-                distinct.setdefault(self._meter.resolve(config), config)
+        for config in self._guessed():
+            if config.blosc2.codec not in PLUGINS and (resolved := _resolved(config, self._meter.sample)):
+                distinct.setdefault(resolved, config)
         configs = list(distinct.values())
         if not configs:
             return None
@@ -265,6 +269,16 @@ class Search:
             self._meter.access_factors(configs),
             self._seed,
         )
+
+    def _guessed(self) -> Iterator[Config]:
+        """All of the space, or so much of it at random as a guess may take."""
+        if self._space.size <= _MOST_GUESSED:
+            yield from (config for _, config in self._space.grid())
+            return
+        rng = random.Random(self._seed)
+        for _ in range(_MOST_GUESSED):
+            with contextlib.suppress(InputError):
+                yield self._space.suggest(MutatingChooser({}, (), rng))
 
     def _ask(self, count: int, rounds: int) -> tuple[list[Config], float]:
         """What to measure next: the guide leads, and after a while leaves each fourth round to explorers.
@@ -490,9 +504,9 @@ def small_part(sample: Sample) -> Sample:
     return Sample(tuple(replace(run, frames=run.frames[:frames]) for run in runs))
 
 
-def _fits(config: Config, sample: Sample) -> bool:
+def _resolved(config: Config, sample: Sample) -> Config | None:
+    """The configuration for a sample's frames; None where they do not take it."""
     try:
-        config.resolve(sample.frame_shape, sample.dtype)
+        return config.resolve(sample.frame_shape, sample.dtype)
     except InputError:
-        return False
-    return True
+        return None
