@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -123,10 +124,9 @@ def _judge(known: Sequence[Evaluation], new: Sifted, verdict: Verdict, notify: N
     if not fresh:
         return replace(verdict, reason="the champion stays: the logs hold nothing new that can be learned from")
     # Whatever new records say that they are of, what the champion knows is judged by what it knows.
-    named = {dataset_of(e) for e in known}
-    learned = _drawn(cases_of(known))
-    added = _drawn([case for case in cases_of(new.evaluations) if case.dataset not in named])
-    names = {case.dataset for case in (*learned, *added)}
+    learned, added = _drawn(cases_of(known)), _drawn(cases_of(new.evaluations))
+    both = [*learned, *added]
+    names = {case.dataset for case in both}
     if len(names) < _LEAST_JUDGED:
         reason = f"the champion stays: {len(names)} data sets to judge by are too few, it takes {_LEAST_JUDGED}"
         return replace(verdict, reason=reason, judged=len(names))
@@ -134,16 +134,19 @@ def _judge(known: Sequence[Evaluation], new: Sifted, verdict: Verdict, notify: N
         f"judging on {len(names)} of {verdict.log['datasets']} data sets,"
         f" {len({case.dataset for case in added})} of them from the new logs"
     )
-    champion, challenger = score([known, log], [*learned, *added], jobs)
-    better = _differences(champion, challenger, names)
-    safe = _differences(champion, challenger, {case.dataset for case in learned})
+    champion, challenger = score([known, log], both, jobs)
+    better = _differences(champion, challenger, both)
+    safe = _differences(champion, challenger, learned)
     mean, low, high = _interval(better)
     verdict = replace(
         verdict,
         judged=len(names),
         difference=(mean, low, high),
         regret={
-            goal: {who: _mean_and_worst(s, goal) for who, s in (("champion", champion), ("challenger", challenger))}
+            goal: {
+                "champion": _mean_and_worst(champion, goal, both),
+                "challenger": _mean_and_worst(challenger, goal, both),
+            }
             for goal in GOALS
             if champion.regret[goal]
         },
@@ -169,14 +172,23 @@ def _drawn(cases: Sequence[Case]) -> list[Case]:
     return [case for case in cases if case.dataset in drawn]
 
 
-def _differences(champion: Score, challenger: Score, datasets: set[str]) -> NDArray[np.float64]:
+def _differences(champion: Score, challenger: Score, cases: Sequence[Case]) -> NDArray[np.float64]:
     """By what the challenger's regret is less, of each data set the mean over goals."""
-    means = [
-        np.mean([champion.regret[g][name] - challenger.regret[g][name] for g in GOALS if name in champion.regret[g]])
-        for name in sorted(datasets)
-        if any(name in champion.regret[g] for g in GOALS)
-    ]
-    return np.array(means, np.float64)
+    less: dict[str, list[float]] = defaultdict(list)
+    for goal in GOALS:
+        before, after = (_of_datasets(score, goal, cases) for score in (champion, challenger))
+        for name in before:
+            less[name].append(before[name] - after[name])
+    return np.array([np.mean(less[name]) for name in sorted(less)], np.float64)
+
+
+def _of_datasets(score: Score, goal: str, cases: Sequence[Case]) -> dict[str, float]:
+    """Data set to the mean regret of its samples."""
+    regrets: dict[str, list[float]] = defaultdict(list)
+    for case in cases:
+        if case.digest in score.regret[goal]:
+            regrets[case.dataset].append(score.regret[goal][case.digest])
+    return {name: float(np.mean(of_samples)) for name, of_samples in regrets.items()}
 
 
 def _interval(differences: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -188,8 +200,8 @@ def _interval(differences: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(differences.mean()), float(low), float(high)
 
 
-def _mean_and_worst(score: Score, goal: str) -> dict[str, float]:
-    regrets = list(score.regret[goal].values())
+def _mean_and_worst(score: Score, goal: str, cases: Sequence[Case]) -> dict[str, float]:
+    regrets = list(_of_datasets(score, goal, cases).values())
     return {"mean": float(np.mean(regrets)), "worst": float(np.max(regrets))}
 
 

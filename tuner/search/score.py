@@ -51,6 +51,8 @@ class Case:
 
     dataset: str
     """Name of the data set."""
+    digest: str
+    """Of the sample."""
     data: Data
     """What a prediction of it starts from."""
     evaluations: tuple[Evaluation, ...]
@@ -64,7 +66,7 @@ class Score:
     """How a log's surrogate did, each data set judged by one that learned from the others."""
 
     regret: dict[str, dict[str, float]] = field(default_factory=lambda: {goal: {} for goal in GOALS})
-    """Goal to data set to what the pick is worth less than the best, as a logarithm."""
+    """Goal to the sample's digest to what the pick is worth less than the best, as a logarithm."""
     within: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Target to the shares of what was measured within one and two standard deviations of the guess."""
 
@@ -87,7 +89,7 @@ def cases_of(evaluations: Iterable[Evaluation]) -> list[Case]:
             config = evaluation.config.resolve(data.frame_shape, data.dtype)
             usable[evaluation.origin["data"]][config] = replace(evaluation, config=config)
     return [
-        Case(dataset_of(first), data_of(first), tuple(of_data.values()), baselines[digest])
+        Case(dataset_of(first), digest, data_of(first), tuple(of_data.values()), baselines[digest])
         for digest, of_data in sorted(usable.items())
         if len(of_data) >= _LEAST_CONFIGS and digest in baselines
         for first in itertools.islice(of_data.values(), 1)
@@ -105,7 +107,6 @@ def score(logs: Sequence[Sequence[Evaluation]], cases: Sequence[Case], jobs: int
     scores = [Score() for _ in logs]
     for log, result in zip(logs, scores, strict=True):
         widen = widening(log, jobs)
-        regrets: dict[str, dict[str, list[float]]] = {goal.name: defaultdict(list) for goal in goals}
         missed: list[tuple[str, Matrix]] = []
         for fold in sorted(set(fold_of.values())):
             judged = [case for case in cases if fold_of[case.dataset] == fold]
@@ -114,10 +115,8 @@ def score(logs: Sequence[Sequence[Evaluation]], cases: Sequence[Case], jobs: int
                 surrogate = surrogate.calibrated(widen)
                 missed += [(case.dataset, _standardised(surrogate, case.evaluations)) for case in judged]
             for case, goal in itertools.product(judged, goals):
-                regrets[goal.name][case.dataset].append(regret(surrogate, case, goal))
-        for name, of_goal in regrets.items():
-            counted = {d: [r for r in several if not math.isnan(r)] for d, several in sorted(of_goal.items())}
-            result.regret[name] = {d: float(np.mean(several)) for d, several in counted.items() if several}
+                if not math.isnan(worth_less := regret(surrogate, case, goal)):
+                    result.regret[goal.name][case.digest] = worth_less
         if missed:
             result.within = {
                 target: (_share(missed, index, 1.0), _share(missed, index, 2.0)) for index, target in enumerate(TARGETS)
