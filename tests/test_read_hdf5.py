@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -361,6 +362,20 @@ def test_whatever_filter_it_is_stored_with(tmp_path: Path, options: Any, texts: 
     assert stack.storage is not None
     assert (stack.storage.chunks, stack.storage.filters) == ((2, 30, 70), texts)
     assert 0 < stack.storage.nbytes < 5 * 60 * 70 * 2
+
+
+@pytest.mark.parametrize(("codec", "package"), [(39, "blosc2-j2k"), (40, "blosc2-htj2k")])
+def test_a_blosc2_plugin_that_is_not_installed_is_named(tmp_path: Path, codec: int, package: str) -> None:
+    if importlib.util.find_spec(package.replace("-", "_")):
+        pytest.skip(f"{package} is installed here")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((1, 4, 5))
+        plist.set_filter(32026, h5py.h5z.FLAG_OPTIONAL, (1, 0, 2, 40, 5, 0, codec))
+        space = h5py.h5s.create_simple((3, 4, 5))
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_UINT16, space, plist)
+    with pytest.raises(InputError, match=f"/data is compressed with a Blosc2 plug-in: {package} is not installed"):
+        open_stacks([tmp_path / "a.h5"])
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.config import CODECS, PLUGINS
 from tuner.errors import InputError
 from tuner.stack import Storage
 
@@ -22,6 +24,10 @@ _CACHE_NBYTES = 8 << 20
 
 #: Chunks side by side that make a row of frames are kept decoded up to this size, so that none is decoded twice.
 _ROW_NBYTES = 128 << 20
+
+#: Blosc2's registered identifier, and the package that decodes each plug-in codec, by the codec's.
+_BLOSC2 = 32026
+_PLUGINS = {CODECS[codec]: package for codec, package in PLUGINS.items()}
 
 _CODECS = {
     "bitshuffle": {0: "", 2: "lz4", 3: "zstd"},
@@ -55,7 +61,7 @@ _FILTERS: dict[int, Callable[..., str]] = {
     32004: lambda *_: "lz4",
     32008: lambda *values: f"bitshuffle {_CODECS['bitshuffle'].get((*values, 0, 0, 0, 0, 0)[4], '')}",
     32015: lambda clevel=3, *_: f"zstd {clevel}",
-    32026: _blosc("blosc2"),
+    _BLOSC2: _blosc("blosc2"),
 }
 
 
@@ -192,6 +198,12 @@ def filters(dataset: h5py.Dataset) -> tuple[str, ...]:
             raise InputError(
                 f"{dataset.file.filename}: {dataset.name} is compressed with filter {code} ({name or 'unnamed'}), "
                 f"which h5py and hdf5plugin {hdf5plugin.version} do not have"
+            )
+        package = _PLUGINS.get(values[6]) if code == _BLOSC2 and len(values) > 6 else None
+        if package and importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise InputError(
+                f"{dataset.file.filename}: {dataset.name} is compressed with a Blosc2 plug-in:"
+                f" {package} is not installed"
             )
         known = _FILTERS.get(code)
         texts.append(known(*values).strip() if known else f"{name or code} {list(values)}")
