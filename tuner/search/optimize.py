@@ -31,8 +31,8 @@ class Proposer:
 
     Those that a guide put in come first. Of the rest, half come from Optuna's TPE, multivariate and grouped by the
     space's branches; the other half change a choice or two of a configuration on the front, which is free and where
-    most improvements lie. While asking has taken more than 8 % of the run's time, only such neighbours are proposed: what
-    is proposed depends on the clock, so a seed alone does not repeat a run.
+    most improvements lie. While asking has taken more than 8 % of the run's time, only such neighbours are proposed:
+    what is proposed depends on the clock, so a seed alone does not repeat a run.
 
     Parameters
     ----------
