@@ -22,6 +22,7 @@ from tuner.apply.encode import Encoder
 from tuner.apply.foreign import verify_written
 from tuner.apply.pipeline import Pipeline
 from tuner.apply.plugin import FallbackEncoder, PluginEncoder, open_encoder
+from tuner.apply.prepare import Batch
 from tuner.apply.repack import repack
 from tuner.apply.writer import open_writer
 from tuner.config import PLUGINS, Blosc2, Config
@@ -169,7 +170,7 @@ def test_whatever_a_plugin_does_every_chunk_reads_back(manner: str, tmp_path: Pa
         dataset = create_dataset(file, "data", frames.shape, frames.shape, config.chunks, encoder)
         pipeline = Pipeline(encoder, dataset.id.write_direct_chunk, 3)
         for index in range(len(frames)):
-            pipeline.put((index, 0, 0), frames, (index, 0, 0))
+            pipeline.put((index, 0, 0), Batch(frames), (index, 0, 0))
         pipeline.drain()
         pipeline.close()
         stamp_fallbacks(dataset, encoder)

@@ -179,6 +179,7 @@ def _add_apply(commands: Any) -> None:
     _add_source(command)
     command.add_argument("--overwrite", action="store_true", help="replace DST where it exists")
     command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
+    command.add_argument("--again", action="store_true", help="change what was written lossily before once more")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -313,7 +314,14 @@ def _apply(options: argparse.Namespace) -> None:
     profile = _load(options)
     with _opened(options, sources) as stacks:
         done = repack(
-            profile, stacks, sources, destination, options.dataset, overwrite=options.overwrite, workers=options.workers
+            profile,
+            stacks,
+            sources,
+            destination,
+            options.dataset,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            again=options.again,
         )
     _answer(options, done, _applied(done))
 
@@ -354,6 +362,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
     from tuner.apply.foreign import verify_written
+    from tuner.apply.prepare import Preparation
 
     verified = []
     with _opened(options, options.against) as stacks:
@@ -361,14 +370,16 @@ def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
             raise InputError(f"--against must name one original for each file, got {originals} for {files}")
         for stack, written in zip(stacks, options.files, strict=True):
             profile.match.check(stack.dtype, stack.frame_shape, stack.name)
-            verified.append({"path": written, **verify_written(stack, written)})
+            preparation = Preparation.of_stack(profile, stack)
+            verified.append({"path": written, **verify_written(stack, written, preparation=preparation)})
+    made = " as the profile's steps made them" if profile.config.steps else ""
     reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
     _answer(
         options,
         {"files": verified},
         "\n".join(
             f"verified: {v['path']}: {v['dataset']}, {v['frames']} frames, {v['nbytes'] / 1e6:,.1f} MB,"
-            f" read bit for bit by a process with only {reader}"
+            f" read bit for bit{made} by a process with only {reader}"
             for v in verified
         ),
     )

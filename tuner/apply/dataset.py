@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.encode import HDF5_FILTER
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
+from tuner.evaluation import METRICS
 from tuner.profile import Profile
 
 
@@ -47,11 +50,28 @@ def create_dataset(
 
 
 def stamp(dataset: h5py.Dataset, profile: Profile) -> None:
-    """Say on the dataset which profile it was written with."""
+    """Say on the dataset which profile it was written with, and what its steps did to pixels."""
     dataset.attrs["tuner_profile"] = profile.name
     dataset.attrs["tuner_digest"] = profile.digest
     dataset.attrs["tuner_config"] = json.dumps(profile.config.to_dict())
     dataset.attrs["tuner_version"] = version("tuner")
+    if profile.config.steps:
+        dataset.attrs["tuner_steps"] = json.dumps(profile.config.to_dict()["steps"])
+        dataset.attrs["tuner_noise"] = json.dumps(None if profile.noise is None else asdict(profile.noise))
+        required = profile.evidence.get("goal", {}).get("require", [])
+        dataset.attrs["tuner_bounds"] = json.dumps([r for r in required if METRICS[r.split()[0]].quality])
+
+
+def stamp_kept(dataset: h5py.Dataset, kept: NDArray[np.bool_]) -> None:
+    """Say on the dataset which frames its steps left as they were, as runs [first, after the last]; shape (frames,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], kept, [False]))))
+    dataset.attrs["tuner_lossless_frames"] = edges.reshape(-1, 2)
+
+
+def stamped_steps(dataset: h5py.Dataset) -> str:
+    """The steps that a dataset was written with, as JSON; empty where every pixel is as it was."""
+    stamped = dataset.attrs.get("tuner_steps", "")
+    return stamped if isinstance(stamped, str) else ""
 
 
 def stamp_fallbacks(dataset: h5py.Dataset, encoder: ChunkEncoder) -> None:

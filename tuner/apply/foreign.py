@@ -16,6 +16,7 @@ import numpy as np
 
 from tuner.apply.child import missing, plugin_environment
 from tuner.apply.cut import Slab, slabs
+from tuner.apply.prepare import Preparation, kept_of
 from tuner.config import CODECS, chunk_grid
 from tuner.errors import InputError, VerificationError
 from tuner.stack import Stack
@@ -26,7 +27,12 @@ _READER = Path(__file__).with_name("foreign_reader.py")
 _SLAB_NBYTES = 16 << 20
 
 
-def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str | None = None) -> dict[str, Any]:
+def verify_written(
+    stack: Stack,
+    written: str | os.PathLike[str],
+    dataset: str | None = None,
+    preparation: Preparation | None = None,
+) -> dict[str, Any]:
     """Compare every frame of a stack, bit for bit (payloads of NaN too), with what a foreign process reads.
 
     Parameters
@@ -36,6 +42,8 @@ def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str |
     written : path
     dataset : str, optional
         Path in `written`; the default is the dataset that was written with a profile.
+    preparation : Preparation, optional
+        What was done to the frames before they were written: what it makes of them now is compared.
 
     Returns
     -------
@@ -68,7 +76,7 @@ def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str |
         frames = math.prod(found["chunks"][:lead]) if found["chunks"] else 1
         frames = max(frames, frames * (_SLAB_NBYTES // (frames * stack.frame_nbytes)))
         for slab in slabs(shape[:lead], chunk_grid(shape, stack.frame_ndim, (frames, *stack.frame_shape))[:lead]):
-            _compare(stack, slab, reader, place)
+            _compare(stack, slab, reader, place, preparation)
     return {
         "dataset": found["dataset"],
         "frames": len(stack),
@@ -77,9 +85,11 @@ def verify_written(stack: Stack, written: str | os.PathLike[str], dataset: str |
     }
 
 
-def _compare(stack: Stack, slab: Slab, reader: _Reader, place: str) -> None:
+def _compare(stack: Stack, slab: Slab, reader: _Reader, place: str, preparation: Preparation | None) -> None:
     reader.ask(slab, each=False)
     frames = stack.read(slab.start, slab.stop)  # while the reader reads its own
+    if preparation is not None:
+        frames = preparation(frames, kept_of(stack, slab.start, slab.stop))
     digest = _digest(frames)
     if reader.answer(slab) == [digest]:
         return
@@ -88,7 +98,8 @@ def _compare(stack: Stack, slab: Slab, reader: _Reader, place: str) -> None:
         if theirs is None:
             raise VerificationError(f"{place}: frame {slab.start + index} cannot be read")
         if theirs != _digest(frames[index]):
-            raise VerificationError(f"{place}: frame {slab.start + index} differs from that of {stack.name}")
+            made = " as the profile's steps make it" if preparation is not None and preparation.steps else ""
+            raise VerificationError(f"{place}: frame {slab.start + index} differs from that of {stack.name}{made}")
     raise VerificationError(f"{place}: frames {slab.start} to {slab.stop - 1} read differently each time")
 
 

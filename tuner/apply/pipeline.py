@@ -1,4 +1,4 @@
-"""Encode chunks in threads, hand them on in order, with a bounded number in flight."""
+"""Prepare and encode chunks in threads, hand them on in order, with a bounded number in flight."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
-from numpy.typing import NDArray
 
 from tuner.apply.checksum import with_checksum
 from tuner.apply.cut import chunk_at
 from tuner.apply.plugin import ChunkEncoder
+from tuner.apply.prepare import Batch
 
 Corner = tuple[int, ...]
 
@@ -36,14 +34,14 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tuner-encode")
         self._pending: deque[tuple[Corner, Future[bytes]]] = deque()
 
-    def put(self, place: Corner, frames: NDArray[Any], corner: Corner) -> None:
-        """Encode the chunk of `frames` that starts at `corner`; `write` gets it with its `place` in the dataset.
+    def put(self, place: Corner, batch: Batch, corner: Corner) -> None:
+        """Encode the chunk of a batch that starts at `corner`; `write` gets it with its `place` in the dataset.
 
-        `frames` must stay as they are until `write` has been called, or `depth` chunks later.
+        The batch's frames must stay as they are until `write` has been called, or `depth` chunks later.
         """
         while len(self._pending) >= self.depth:
             self._write_next()
-        self._pending.append((place, self._pool.submit(self._encode, frames, corner)))
+        self._pending.append((place, self._pool.submit(self._encode, batch, corner)))
         while self._pending and self._pending[0][1].done():
             self._write_next()
 
@@ -58,8 +56,8 @@ class Pipeline:
         self._pool.shutdown(cancel_futures=True)
         self._encoder.close()
 
-    def _encode(self, frames: NDArray[Any], corner: Corner) -> bytes:
-        return with_checksum(self._encoder.encode(chunk_at(frames, corner, self._encoder.chunk_shape)))
+    def _encode(self, batch: Batch, corner: Corner) -> bytes:
+        return with_checksum(self._encoder.encode(chunk_at(batch.prepared(), corner, self._encoder.chunk_shape)))
 
     def _write_next(self) -> None:
         # Let go of only when it is written: an interrupt here must not lose a chunk from the middle.

@@ -12,10 +12,11 @@ from typing import Any
 import h5py
 
 from tuner.apply.cut import corners, slabs
-from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks
+from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
 from tuner.apply.plugin import open_encoder
+from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
@@ -34,6 +35,7 @@ def repack(
     dataset: str | None = None,
     overwrite: bool = False,
     workers: int | None = None,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Write stacks as `profile` says, each into a file that appears under its name when it is complete.
 
@@ -57,6 +59,8 @@ def repack(
         Replace existing files.
     workers : int, optional
         Threads that encode; the default is one for each core that the process may use.
+    again : bool
+        Let a profile's steps change frames that were written lossily before.
 
     Returns
     -------
@@ -77,6 +81,8 @@ def repack(
         if target.exists() and any(path.exists() and target.samefile(path) for path in _inputs(stack, source_paths)):
             raise InputError(f"{target}: is an input; it must be another file")
         check_target(target, overwrite)
+        if profile.config.steps and not again:
+            _check_untouched(stack)
         plans.append(_Plan(profile, stack))
     place = check_dataset_path(dataset or "/entry/data/data")
     files = [
@@ -111,12 +117,24 @@ def _inputs(stack: Stack, source_paths: Sequence[str | os.PathLike[str]]) -> Ite
             yield from (Path(node.file.filename) for name in stack.source.datasets for node in physical(file[name]))
 
 
+def _check_untouched(stack: Stack) -> None:
+    """Raise InputError where the stack was written lossily: errors of two passes add up, and no evidence is of both."""
+    if isinstance(stack.source, Hdf5Source):
+        with open_file(stack.source.path) as file:
+            for name in stack.source.datasets:
+                if steps := stamped_steps(file[name]):
+                    raise InputError(
+                        f"{stack.name}: {name} was written lossily before ({steps}); --again changes it once more"
+                    )
+
+
 class _Plan:
     """How one stack is stored: its configuration with nothing left open, and the chunks of its dataset."""
 
     def __init__(self, profile: Profile, stack: Stack) -> None:
         self.profile = profile
         self.stack = stack
+        self.preparation = Preparation.of_stack(profile, stack)
         config = profile.config.resolve(stack.frame_shape, stack.dtype)
         self.chunks = chunk_grid(stack.shape, stack.frame_ndim, config.chunks)
         lead = len(stack.lead_shape)
@@ -129,6 +147,8 @@ class _Plan:
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
         dataset = create_dataset(group, name, self.stack.shape, maxshape, self.chunks, self.encoder, fill)
         stamp(dataset, self.profile)
+        if self.preparation.steps and (kept := kept_of(self.stack, 0, len(self.stack))) is not None:
+            stamp_kept(dataset, kept)
         return dataset
 
     def fill(self, dataset: h5py.Dataset, workers: int) -> None:
@@ -141,8 +161,9 @@ class _Plan:
                 if stored is not None and not stored[slab.start : slab.stop].any():
                     continue
                 frames = stack.read(slab.start, slab.stop)
+                batch = Batch(frames, self.preparation, kept_of(stack, slab.start, slab.stop))
                 for corner in corners(frames.shape, self.encoder.chunk_shape):
-                    pipeline.put((*slab.corner, *corner[1:]), frames, corner)
+                    pipeline.put((*slab.corner, *corner[1:]), batch, corner)
             pipeline.drain()
             stamp_fallbacks(dataset, self.encoder)
         finally:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tuner.apply.cut import corners
-from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks
+from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers
 from tuner.apply.plugin import ChunkEncoder, open_encoder
+from tuner.apply.prepare import Batch, Preparation
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.errors import CodecError, InputError, TunerError
 from tuner.profile import Profile
@@ -121,6 +122,9 @@ class Writer:
         profile.match.check(self._dtype, frame_shape, str(self.path))
         config = profile.config.resolve(frame_shape, self._dtype)
         invalid = None if mask is None else _check_mask(mask, frame_shape)
+        if config.steps and profile.invalid.mask is not None and invalid is None:
+            raise InputError(f"{self.path}: mask must be given, as the profile's steps leave masked pixels as they are")
+        self._preparation = Preparation(profile, invalid)
         dataset = check_dataset_path(dataset)
         check_target(self.path, overwrite=mode == "w")
         self._encoder = encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)
@@ -132,6 +136,8 @@ class Writer:
         # Chunks are written in order and at most `depth` are in flight, so the slab after next in this ring is free.
         self._ring: list[NDArray[Any] | None] = [None] * (-(-self._pipeline.depth // tiles) + 1)
         self._last_tile = tuple((n - 1) // c * c for n, c in zip(frame_shape, config.chunks[1:], strict=True))
+        self._kept = np.zeros(config.chunks[0], np.bool_)
+        self._lossless: list[NDArray[np.bool_]] = []
         self._submitted = 0
         self._filled = 0
         self._taken = 0
@@ -183,8 +189,14 @@ class Writer:
         """Frames that `append` has taken; `flush` says how many of them are safe."""
         return self._taken
 
-    def append(self, frames: ArrayLike) -> None:
+    def append(self, frames: ArrayLike, *, lossless: bool = False) -> None:
         """Take one frame, shape `frame_shape`, or several, shape (n, *frame_shape); the caller may reuse its buffer.
+
+        Parameters
+        ----------
+        frames : array
+        lossless : bool
+            Whether the profile's steps leave them as they are: flats and darks, which are divided into every frame.
 
         Raises
         ------
@@ -207,6 +219,7 @@ class Writer:
             slab = self._slab()
             count = min(len(slab) - self._filled, len(frames) - done)
             slab[self._filled : self._filled + count] = frames[done : done + count]
+            self._kept[self._filled : self._filled + count] = lossless
             self._filled += count
             self._taken += count
             done += count
@@ -223,7 +236,7 @@ class Writer:
         try:
             self._pipeline.drain()
             self._check_present()
-            stamp_fallbacks(self._dataset, self._encoder)
+            self._stamp()
             self._file.flush()
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
@@ -249,6 +262,13 @@ class Writer:
     ) -> None:
         self.close()
 
+    def _stamp(self) -> None:
+        """Say on the dataset what is only known by now."""
+        stamp_fallbacks(self._dataset, self._encoder)
+        if self._lossless:
+            self._lossless = [np.concatenate(self._lossless)]
+            stamp_kept(self._dataset, self._lossless[0])
+
     def _slab(self) -> NDArray[Any]:
         index = self._submitted % len(self._ring)
         slab = self._ring[index]
@@ -260,11 +280,15 @@ class Writer:
         first = self._submitted * self._slab_shape[0]
         try:
             self._extend(first + len(slab))
+            kept = self._kept[: len(slab)].copy()
+            batch = Batch(slab, self._preparation, kept)
             for corner in corners(slab.shape, self._chunk_shape):
-                self._pipeline.put((first, *corner[1:]), slab, corner)
+                self._pipeline.put((first, *corner[1:]), batch, corner)
             # Counted last: interrupted before, the slab is put again, byte for byte the same.
             self._submitted += 1
             self._filled = 0
+            if self._preparation.steps:
+                self._lossless.append(kept)
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
 
@@ -295,7 +319,7 @@ class Writer:
             size = os.fstat(descriptor).st_size
             os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
             self._extend(self._stored)
-            stamp_fallbacks(self._dataset, self._encoder)
+            self._stamp()
             self._file.flush()
             self._safe = self._stored
         except (OSError, RuntimeError):

@@ -129,8 +129,12 @@ class Meter:
             )
             for side in (self.sample.runs, runs)
         )
-        found = compare(before, after, valid, self.pixels[0].noise, self.qualities, still_valid=still)
-        return Prepared(Sample(runs), seconds, worst(found))
+        found = worst(compare(before, after, valid, self.pixels[0].noise, self.qualities, still_valid=still))
+        if broken := [name for name, value in found.items() if not math.isfinite(value)]:
+            raise CodecError(
+                f"{broken[0]} has no value: a pixel that does not count was changed, or one stopped counting"
+            )
+        return Prepared(Sample(runs), seconds, found)
 
     def exact(self, config: Config, least_mb_s: float = 0.0, most_seconds: float = math.inf) -> Evaluation:
         """Encode, decode and compare every chunk of the sample; safe to run in several threads.

@@ -7,16 +7,19 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.cut import cut
 from tuner.apply.plugin import open_encoder
+from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
 from tuner.evaluation import METRICS
-from tuner.goal import Goal, Judge
+from tuner.goal import Constraint, Goal, Judge
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.profile import Profile
+from tuner.quality import compare
 from tuner.read.sampling import draw_sample
 from tuner.stack import Stack
 
@@ -61,13 +64,17 @@ def verify_original(
     total = sum(len(stack) for stack in stacks)
     for stack in stacks:
         resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
+        prepare = Preparation.of_stack(profile, stack)
         with closing(open_encoder(resolved, profile.fallback.blosc2, stack.dtype)) as encoder:
             decoded = np.empty(resolved.chunks, stack.dtype)
             depth = resolved.chunks[0]
             step = depth * max(1, _SLAB_NBYTES // max(1, depth * stack.frame_nbytes))
             for start in range(0, len(stack), step):
                 part = stack.read(start, min(start + step, len(stack)))
-                for corner, chunk in cut(part, resolved.chunks):
+                prepared = prepare(part, kept_of(stack, start, start + len(part)))
+                if profile.config.steps:
+                    _check_quality(profile, stack, start, part, prepared)
+                for corner, chunk in cut(prepared, resolved.chunks):
                     try:
                         frame = encoder.encode(chunk)
                         encoder.decode(frame, decoded)
@@ -90,6 +97,22 @@ def verify_original(
     }
 
 
+def _check_quality(profile: Profile, stack: Stack, start: int, original: NDArray[Any], prepared: NDArray[Any]) -> None:
+    """Raise VerificationError for the first frame in which a pixel moved further than the goal allows."""
+    goal = Goal.from_dict(profile.evidence["goal"], "evidence.goal") if profile.evidence.get("goal") else None
+    required = [c for c in goal.require if METRICS[c.metric].quality] if goal else []
+    names = dict.fromkeys(("mask_violations", *(c.metric for c in required)))
+    found = compare(original, prepared, stack.valid(original), profile.noise, names, still_valid=stack.valid(prepared))
+    for constraint in (Constraint("mask_violations", "<=", 0.0), *required):
+        if constraint.metric not in found:
+            raise VerificationError(f"{stack.name}: {constraint} cannot be held: the profile has no noise")
+        values = found[constraint.metric]
+        bad = np.flatnonzero(values > constraint.limit if constraint.op == "<=" else values < constraint.limit)
+        if len(bad):
+            got = values[bad[0]]
+            raise VerificationError(f"{stack.name}: frame {start + bad[0]}: {constraint} is broken, got {got:.4g}")
+
+
 def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict[str, Any]:
     """Measure the profile's requirements on a sample: what is exact must be met, what is timed is told."""
     document = profile.evidence.get("goal")
@@ -98,7 +121,8 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     goal = Goal.from_dict(document, "evidence.goal")
     sample = draw_sample(stacks, sample_nbytes)
     axes = stacks[0].shape
-    meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0)
+    pixels = [Preparation.of_stack(profile, stack).pixels for stack in stacks]
+    meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0, pixels, goal.qualities)
     evaluation = meter.timed(meter.exact(profile.config), FINAL_WINDOWS)
     if evaluation.failure is not None:
         raise VerificationError(f"{stacks[0].name}: {evaluation.failure}")

@@ -113,7 +113,10 @@ def step_from_dict(document: Any, place: str) -> Step:
     """
     kind = step_kind(document, place)
     check_mapping(document, place, ("step", *kind.valid), required=kind.valid)
-    return kind(**{key: valid.check(document[key], join(place, key)) for key, valid in kind.valid.items()})
+    try:
+        return kind(**{key: document[key] for key in kind.valid})
+    except InputError as error:
+        raise InputError(join(place, str(error))) from None
 
 
 def step_kind(document: Any, place: str) -> type[Step]:

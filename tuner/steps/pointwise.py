@@ -15,6 +15,12 @@ from tuner.stack import Marks
 _PART = 1 << 15
 
 
+def check_parameters(step: Any) -> None:
+    """Hold a step's fields to its `valid`; raises InputError with the parameter's name."""
+    for name, valid in step.valid.items():
+        object.__setattr__(step, name, valid.check(getattr(step, name), name))
+
+
 class Pointwise(Protocol):
     """A rounding of single values."""
 

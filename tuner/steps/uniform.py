@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tuner.document import Interval, Number
 from tuner.errors import InputError
 from tuner.noise import Noise
+from tuner.steps.pointwise import check_parameters
 
 #: Bits of the mantissa of floats, by their bytes.
 _MANTISSA = {2: 10, 4: 23, 8: 52}
@@ -41,12 +42,17 @@ class Uniform:
     name: ClassVar[str] = "uniform"
     valid: ClassVar[Mapping[str, Number | Interval]] = {"width": Number(above=0.0)}
 
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be rounded so."""
         if dtype.kind == "f":
             return
         if self.width != int(self.width) or not 1 <= self.width <= np.iinfo(dtype).max:
-            raise InputError(f"width must be a whole number in 1..{np.iinfo(dtype).max} for {dtype}, got {self.width}")
+            raise InputError(
+                f"width must be a whole number in 1..{np.iinfo(dtype).max} for {dtype}, got {self.width:g}"
+            )
 
     def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
         """The most that each value can move by, data units."""
@@ -94,19 +100,24 @@ class Window:
     name: ClassVar[str] = "window"
     valid: ClassVar[Mapping[str, Number | Interval]] = {"bits": Interval(1, 32), "low": Number(), "high": Number()}
 
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be rounded so."""
         if not self.low < self.high:
-            raise InputError(f"low must be below high, got {self.low} and {self.high}")
+            raise InputError(f"low must be below high, got {self.low:g} and {self.high:g}")
         limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
         if not (limits.min <= self.low and self.high <= limits.max):
-            raise InputError(f"low and high must be values of {dtype}, got {self.low} and {self.high}")
+            raise InputError(f"low and high must be values of {dtype}, got {self.low:g} and {self.high:g}")
         if self.bits > 8 * dtype.itemsize:
             raise InputError(f"bits must be at most those of {dtype}, got {self.bits}")
         if dtype.kind != "f" and self.spacing < 1:
-            raise InputError(f"bits must leave levels at least 1 apart, got {self.bits} over {self.low}..{self.high}")
+            raise InputError(
+                f"bits must leave levels at least 1 apart, got {self.bits} over {self.low:g}..{self.high:g}"
+            )
         if dtype.kind != "f" and (self.low != int(self.low) or self.high != int(self.high)):
-            raise InputError(f"low and high must be whole numbers for {dtype}, got {self.low} and {self.high}")
+            raise InputError(f"low and high must be whole numbers for {dtype}, got {self.low:g} and {self.high:g}")
 
     @property
     def spacing(self) -> float:
@@ -143,6 +154,9 @@ class Mantissa:
 
     name: ClassVar[str] = "mantissa"
     valid: ClassVar[Mapping[str, Number | Interval]] = {"keep": Interval(0, 51)}
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be rounded so."""

@@ -1,0 +1,175 @@
+"""Files that are written lossily: what steps may not touch, what the files say, and what other readers get."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner import load_profile, open_writer
+from tuner.cli import main
+from tuner.config import Blosc2, Config
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.profile import Invalid, Match, Profile
+from tuner.steps.uniform import Uniform
+
+#: A process that has only h5py, hdf5plugin and numpy.
+READ = "import sys, h5py, hdf5plugin, numpy; numpy.save(sys.argv[2], h5py.File(sys.argv[1])['entry/data/data'][()])"
+
+MASK = np.zeros((40, 60), bool)
+MASK[10:12] = True
+
+
+def counts(n: int = 12) -> NDArray[np.uint16]:
+    frames = np.random.default_rng(0).poisson(500, (n, 40, 60)).astype(np.uint16)
+    frames[:, 20, 30] = 65535
+    frames[:, MASK] = 7
+    frames[:, 25, 35] = 60001
+    return frames
+
+
+def profile_of(config: Config, **facts: Any) -> Profile:
+    given = {"invalid": Invalid((65535,), saturation=60000.0), "noise": Noise(1.0, 0.0, 0.0, "given", 1.0), **facts}
+    return Profile("lossy", Match("uint16", (), (40, 60)), config, replace(config, steps=()), **given)
+
+
+PLAIN = Config((1, -1, -1), Blosc2("zstd", clevel=1), (Uniform(8),))
+
+
+def read(path: Path) -> NDArray[Any]:
+    target = path.with_suffix(".npy")
+    subprocess.run([sys.executable, "-I", "-c", READ, str(path), str(target)], check=True)
+    return np.load(target)
+
+
+def holds(written: NDArray[Any], frames: NDArray[Any], kept: NDArray[Any]) -> None:
+    data = np.broadcast_to(~MASK, frames.shape) & (frames < 60000)
+    data = data & ~kept[:, None, None]
+    assert np.array_equal(written[~data], frames[~data])
+    assert not (written[data] % 8).any()
+    assert np.abs(written[data].astype(int) - frames[data]).max() == 4
+
+
+@pytest.mark.parametrize("chunks", [(1, -1, -1), (5, -1, -1), (3, 16, 25)])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_writer_steps_what_counts_and_nothing_else(tmp_path: Path, chunks: tuple[int, ...], workers: int) -> None:
+    frames, kept = counts(), np.zeros(12, bool)
+    kept[[2, 3, 11]] = True
+    path = tmp_path / "a.h5"
+    profile = profile_of(replace(PLAIN, chunks=chunks))
+    with open_writer(path, profile, frame_shape=(40, 60), dtype="uint16", mask=MASK, workers=workers) as writer:
+        for start, stop, lossless in ((0, 2, False), (2, 4, True), (4, 11, False), (11, 12, True)):
+            writer.append(frames[start:stop], lossless=lossless)
+    holds(read(path), frames, kept)
+    with h5py.File(path) as file:
+        attributes = file["entry/data/data"].attrs
+        assert json.loads(attributes["tuner_steps"]) == [{"step": "uniform", "width": 8}]
+        assert json.loads(attributes["tuner_noise"])["gain"] == 1
+        assert attributes["tuner_lossless_frames"].tolist() == [[2, 4], [11, 12]]
+
+
+def test_a_lossless_file_says_nothing_of_steps(tmp_path: Path) -> None:
+    profile = profile_of(replace(PLAIN, steps=()))
+    with open_writer(tmp_path / "a.h5", profile, frame_shape=(40, 60), dtype="uint16") as writer:
+        writer.append(counts())
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert not {"tuner_steps", "tuner_noise", "tuner_lossless_frames"} & set(file["entry/data/data"].attrs)
+    assert np.array_equal(read(tmp_path / "a.h5"), counts())
+
+
+def test_the_mask_that_steps_leave_alone_must_be_given(tmp_path: Path) -> None:
+    profile = profile_of(PLAIN, invalid=Invalid((65535,), "sha256:0"))
+    with pytest.raises(InputError, match="mask must be given"):
+        open_writer(tmp_path / "a.h5", profile, frame_shape=(40, 60), dtype="uint16")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """A NeXus scan with flats and darks among its frames, and a profile with steps beside it."""
+    path = tmp_path / "scan.nxs"
+    with h5py.File(path, "w") as file:
+        detector = file.create_group("entry/instrument/detector")
+        detector.attrs["NX_class"] = "NXdetector"
+        detector["data"] = counts()
+        detector["image_key"] = np.array([2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3])
+        detector["pixel_mask"] = MASK.astype("uint32")
+        detector["saturation_value"] = 60000
+        group = file.create_group("entry/data")
+        group.attrs.update({"NX_class": "NXdata", "signal": "data"})
+        group["data"] = h5py.SoftLink("/entry/instrument/detector/data")
+        file["entry"].attrs.update({"NX_class": "NXentry", "default": "data"})
+        file.attrs["default"] = "entry"
+    profile_of(PLAIN).save(tmp_path / "p.yaml")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, profile = tmp_path / "out.h5", tmp_path / "p.yaml"
+    assert run("apply", profile, scan, out) == 0
+    kept = np.array([True, True, *[False] * 8, True, True])
+    holds(read(out), counts(), kept)
+    assert run("verify", profile, out, "--against", scan) == 0
+    assert "as the profile's steps made them" in capsys.readouterr().out
+    # What was rounded is not rounded again unasked.
+    assert run("apply", profile, out, tmp_path / "again.h5") == 2
+    assert "was written lossily before" in capsys.readouterr().err
+    assert run("apply", "--again", profile, out, tmp_path / "again.h5") == 0
+    assert np.array_equal(read(tmp_path / "again.h5"), read(out))
+
+
+def test_a_pixel_that_moved_further_is_found(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, profile = tmp_path / "out.h5", tmp_path / "p.yaml"
+    assert run("apply", profile, scan, out) == 0
+    coarser = tmp_path / "coarser.yaml"
+    profile_of(replace(PLAIN, steps=(Uniform(16),))).save(coarser)
+    assert run("verify", coarser, out, "--against", scan) == 4
+    assert "frame 2 differs from that of" in capsys.readouterr().err
+    # A lossless profile promises every pixel.
+    profile_of(replace(PLAIN, steps=())).save(coarser)
+    assert run("verify", coarser, out, "--against", scan) == 4
+
+
+def test_a_goal_that_is_broken_names_constraint_and_frame(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit, code in ((0.3, 0), (0.1, 4)):
+        goal = {"name": "own", "maximize": ["ratio"], "require": [f"max_error_sigma <= {limit}"]}
+        profile_of(PLAIN, evidence={"goal": goal}).save(tmp_path / "p.yaml")
+        assert run("verify", tmp_path / "p.yaml", scan) == code
+    assert "frame 2: max_error_sigma <= 0.1 is broken, got 0.1" in capsys.readouterr().err
+
+
+def test_other_marks_than_those_that_steps_leave_alone_are_refused(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile_of(PLAIN, invalid=Invalid((65535,))).save(tmp_path / "p.yaml")
+    assert run("apply", tmp_path / "p.yaml", scan, tmp_path / "out.h5") == 2
+    assert "the profile's steps leave" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_profiles_with_steps_come_back_and_state_a_lossless_fallback(tmp_path: Path) -> None:
+    profile = profile_of(PLAIN)
+    profile.save(tmp_path / "p.yaml")
+    assert load_profile(tmp_path / "p.yaml", strict=True) == profile
+    text = (tmp_path / "p.yaml").read_text()
+    (tmp_path / "bad.yaml").write_text(text.replace("steps: []", "steps: [{step: uniform, width: 4}]"))
+    with pytest.raises(InputError, match="fallback must be lossless, got uniform 4"):
+        load_profile(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text(text.replace("{step: uniform, width: 8.0}", "{step: mantissa, keep: 3}"))
+    with pytest.raises(InputError, match=r"config.steps\[0\].step mantissa must be used on floats, got uint16"):
+        load_profile(tmp_path / "bad.yaml")

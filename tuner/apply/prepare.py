@@ -1,0 +1,79 @@
+"""Frames on their way into a file: what a profile's steps make of them, and which are left as they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import InputError
+from tuner.profile import Profile
+from tuner.stack import Kind, Stack
+from tuner.steps import Pixels, Step, prepare
+
+
+class Preparation:
+    """What a profile does to whole frames before they are cut into chunks.
+
+    Parameters
+    ----------
+    profile : Profile
+    mask : ndarray of bool, optional
+        True where a pixel does not count in any frame, shape of a frame.
+    """
+
+    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None) -> None:
+        self.steps: Sequence[Step] = profile.config.steps
+        self.pixels = Pixels(profile.invalid.marks, mask, profile.noise)
+
+    @classmethod
+    def of_stack(cls, profile: Profile, stack: Stack) -> Preparation:
+        """The same for frames of a file, which says itself which of its pixels count.
+
+        Raises
+        ------
+        InputError
+            Where it says so by other values than those that the profile's steps leave alone.
+        """
+        marks = profile.invalid.marks
+        if profile.config.steps and stack.marks != marks:
+            raise InputError(f"{stack.name}: the profile's steps leave {marks} alone, but the file has {stack.marks}")
+        return cls(profile, stack.mask)
+
+    def __call__(self, frames: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Frames as they are stored, shape (n, *frame_shape); those of `kept`, shape (n,), as they are."""
+        prepared = prepare(self.steps, frames, self.pixels)
+        if self.steps and kept is not None:
+            prepared[kept] = frames[kept]
+        return prepared
+
+
+def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:
+    """Which frames of a stack stay as they are: all but data, as flats and darks are divided into every frame."""
+    return None if stack.kinds is None else stack.kinds[start:stop] != Kind.DATA
+
+
+class Batch:
+    """Some frames, prepared once: by the first thread that needs them, while the others wait.
+
+    The frames themselves are left as they are.
+    """
+
+    def __init__(
+        self, frames: NDArray[Any], preparation: Preparation | None = None, kept: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._frames = frames
+        self._preparation = preparation if preparation is not None and preparation.steps else None
+        self._kept = kept
+        self._lock = threading.Lock()
+
+    def prepared(self) -> NDArray[Any]:
+        """The frames as they are stored."""
+        with self._lock:
+            if self._preparation is not None:
+                self._frames = self._preparation(self._frames, self._kept)
+                self._preparation = None
+        return self._frames
