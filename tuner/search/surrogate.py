@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from tuner.config import FILTERS, Config
 from tuner.errors import InputError
-from tuner.evaluation import METRICS, Evaluation
+from tuner.evaluation import Evaluation
 from tuner.measure.probe import PIECE_NBYTES, PROBES
 
 #: What is predicted, each as a natural logarithm; speeds relative to the reference kernel of their machine.
@@ -168,13 +168,15 @@ def is_usable(evaluation: Evaluation) -> bool:
     origin, config = evaluation.origin, evaluation.config
     if evaluation.failure is not None or config is None or config.blosc2.codec not in _CODECS:
         return False
+    if config.steps:  # its speed is that of the steps too
+        return False
     if origin.get("timing") != "alone" or not isinstance(origin.get("data"), str):
         return False
     # An origin is not checked when it is read.
     shape, dtype = origin.get("frame_shape"), origin.get("dtype")
     if not (isinstance(shape, list | tuple) and all(type(size) is int for size in shape) and isinstance(dtype, str)):
         return False
-    metrics = [evaluation.metrics[name] for name in METRICS if name in evaluation.metrics]
+    metrics = [value for name, value in evaluation.metrics.items() if name in TARGETS or name.endswith("_mb_s")]
     numbers = [*metrics, *shape, origin.get("reference_mb_s"), origin.get("nbytes")]
     if not (set(TARGETS) <= set(evaluation.metrics) and all(map(_is_possible, numbers))):
         return False
