@@ -162,8 +162,8 @@ def test_a_wrong_dataset_or_wrong_axes(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--space", "portabel"], "space must be one of compatible plugins portable quick or a YAML file, got 'porta"),
-        (["--goal", "archiv"], "goal must be one of acquire archive balanced read or a YAML file, got 'archiv' (did"),
+        (["--space", "portabel"], "space must be one of compatible counting float integrating plugins portable quick"),
+        (["--goal", "archiv"], "goal must be one of acquire archive balanced noise-equivalent read sub-noise or a"),
         (["--space", "missing.yaml"], "missing.yaml: no such file"),
         (["--maximize", "ratioo"], "--maximize must be one of ratio "),
         (["--maximize", "ratio", "--maximize", "ratio"], "once"),

@@ -20,7 +20,7 @@ from tuner.goal import Goal
 from tuner.space import Choices, Choose, Range, Space, load_space, shipped
 from tuner.steps.uniform import Uniform
 
-SHIPPED = ("compatible", "plugins", "portable", "quick")
+SHIPPED = ("compatible", "counting", "float", "integrating", "plugins", "portable", "quick")
 U16 = np.dtype("uint16")
 
 
@@ -253,7 +253,8 @@ def test_every_config_of_a_shipped_space_is_allowed(name: str, frame_shape: tupl
             return sum(count(option) for option in node.options)
         if isinstance(node, Range):
             return node.high - node.low + 1
-        return math.prod(count(value) for value in node.values()) if isinstance(node, dict) else 1
+        parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return math.prod(count(part) for part in parts)
 
     # Of Blosc2's values every combination is allowed; with more chunk shapes they would only be the same again.
     blosc2 = Space(name, {**space.bind(frame_shape, U16, 16).tree, "chunks": [1, *[-1] * len(frame_shape)]})
@@ -275,7 +276,7 @@ def test_the_shipped_are_those_that_are_named() -> None:
     assert str(caught.value) == (
         f"space must be one of {' '.join(SHIPPED)} or a YAML file, got 'portabel' (did you mean 'portable'?)"
     )
-    for name in ("acquire", "archive", "balanced", "read"):
+    for name in ("acquire", "archive", "balanced", "noise-equivalent", "read", "sub-noise"):
         document, place, _ = shipped(name, "search_spaces/goals", "goal")
         assert Goal.from_dict(document, place).name == name
 
