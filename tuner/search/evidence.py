@@ -55,7 +55,7 @@ def profile_of(
         match=Match(sample.dtype.name, axes, sample.frame_shape),
         config=best,
         fallback=fallback,
-        invalid=Invalid(first.invalid, mask if mask is None else digest_of(mask)),
+        invalid=Invalid(first.invalid, mask if mask is None else digest_of(mask), first.saturation, first.underload),
         envelope=envelope(sample, stacks),
         evidence={
             "goal": result.goal.to_dict(),
