@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import math
 import threading
 import time
@@ -37,6 +38,9 @@ atexit.register(PLUGIN_CHILD.close)
 #: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
 _MOST_BUFFERS = 1 << 14
 
+
+#: Encoded frames that are kept to be decoded: as a writer lets go of each, new memory for all would be paid for.
+_KEPT_NBYTES = 4 << 20
 
 #: What several steps make of the sample is kept for so many of them.
 _MOST_PREPARED = 3
@@ -117,6 +121,7 @@ class Meter:
             return self._prepared[steps]
 
     def _prepare(self, steps: tuple[Step, ...]) -> Prepared:
+        prepare(steps, self.sample.runs[0].frames[:0], self.pixels[0])  # tables are made once, not for every frame
         start = time.perf_counter()
         runs = tuple(
             replace(run, frames=prepare(steps, run.frames, self.pixels[run.stack])) for run in self.sample.runs
@@ -214,14 +219,19 @@ class Meter:
         encoder = self.encoder(resolved)
         chunks = self._buffers(resolved.chunks, resolved.steps)
         nbytes = self._useful_nbytes(resolved.chunks)
-        frames: dict[int, bytes] = {}
+        frames: list[bytes] = []
+        kept = 0
 
         def encode_at(index: int) -> float:
-            frames[index], seconds = encoder.timed_encode(chunks[index])
+            nonlocal kept
+            frame, seconds = encoder.timed_encode(chunks[index])
+            if kept < _KEPT_NBYTES:
+                frames.append(frame)
+                kept += len(frame)
             return seconds
 
         encode = timed(encode_at, range(len(chunks)), nbytes, self.reference, windows=windows)
-        items = list(zip(frames.values(), self._targets(resolved.chunks, len(frames)), strict=True))
+        items = list(zip(itertools.cycle(frames), self._targets(resolved.chunks, len(chunks)), strict=False))
         decode = timed(lambda item: encoder.timed_decode(*item), items, nbytes, self.reference, windows=windows)
         if resolved.steps:
             encode = encode.after(self._clock_steps(resolved.steps, windows))
