@@ -1,0 +1,478 @@
+"""Rounding in proportion to the noise, of values of any dtype: bins of so many sigma that keep means.
+
+Whole numbers of steps are rounded by a table (staircase.py) where sigma is a few steps. Below it, where there is no
+light, bins are as wide as the first one. Where sigma spans many steps, and for floats of no step, bins have a closed
+form.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.steps.staircase import WIDEST, Floats, Integers, staircase
+
+#: Where photons are far apart, as the noise of reading is below two of them, values are no Gaussian: bins grow from so
+#: many photons on.
+_PHOTONS = 16
+
+#: Widest bins, in sigma, where sigma is below so many photons: there bins grow too fast for wider ones.
+_WIDEST_GROWING, _GROWING = 1.6, 20
+
+#: From this sigma on, in steps, bins of whole numbers have the closed form; longest table.
+_COARSE, _LONGEST = 128, 1 << 18
+
+#: Values below the offset that a table holds, at most.
+_DARK = 1 << 14
+
+#: Whole numbers below this are exact in double precision.
+_EXACT = 2.0**52
+
+#: Values that are worked on at once, so that they stay in the cache.
+_BLOCK = 1 << 15
+
+
+def round_to_noise(values: NDArray[Any], noise: Noise, step: float, width: float) -> NDArray[Any]:
+    """Values rounded in proportion to their noise; twice is once, and what is more never becomes less.
+
+    No value moves by more than ``width / 2 * sigma``, and a float's spacing, with sigma as `deviation` has it. A mean
+    moves by at most 0.01 of its sigma: that of Poisson counts where the noise is theirs, else that of Gaussian values.
+    Where read noise is below two photons, fewer than 16 photons are rounded in proportion to the read noise alone, as
+    they are no Gaussian. No bin is wider than 1.95 sigma, which could not keep means.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of integers or floats, data units, any shape. NaN, infinities, what is no multiple of `step`, and values so
+        large that their spacing is of the order of sigma stay. No other value becomes the greatest of an integer dtype,
+        or the least of a signed one.
+    noise : Noise
+        Data units.
+    step : float
+        Of which the values are multiples, data units; 0 for floats that are of none.
+    width : float
+        Of the bins, in sigma.
+
+    Returns
+    -------
+    ndarray
+        Same shape and dtype.
+
+    Raises
+    ------
+    InputError
+        Where the width is not above 0.
+
+    Examples
+    --------
+    >>> counts = np.array([0, 5, 100, 104, 105, 1000], "uint16")
+    >>> round_to_noise(counts, Noise(1, 0, 0, "photon counter"), 1, 1.0).tolist()
+    [0, 5, 103, 103, 103, 985]
+    """
+    if not 0 < width < math.inf:
+        raise InputError(f"width must be a finite number above 0, got {width}")
+    dtype = values.dtype.newbyteorder("=")
+    if dtype.kind != "f":
+        step = max(1.0, float(round(step)))
+    flat = np.ascontiguousarray(values, dtype).reshape(-1)
+    if dtype.itemsize <= 2:
+        codes = _codes(noise, step, float(width), dtype)
+        return codes.take(flat.view(f"u{dtype.itemsize}"), mode="clip").reshape(values.shape)
+    bins = _bins(noise, step, float(width), dtype)
+    rounded, scratch = np.empty_like(flat), np.empty((3, _BLOCK))
+    for start in range(0, flat.size, _BLOCK):
+        bins.round_block(flat[start : start + _BLOCK], rounded[start : start + _BLOCK], scratch)
+    return rounded.reshape(values.shape)
+
+
+def _counted(noise: Noise, step: float) -> bool:
+    """Whether values are counted photons, a step each."""
+    return noise.read_noise == 0 and noise.offset == 0 and 0.9 * step <= noise.gain <= 1.1 * step
+
+
+@np.errstate(invalid="ignore")
+def deviation(values: NDArray[Any], noise: Noise, step: float) -> Floats:
+    """The sigma of values that bins are in proportion to, data units, same shape; never above that of `Noise.floored`.
+
+    >>> deviation(np.array([0, 9]), Noise(1, 0, 0, "photon counter"), 1).tolist()
+    [1.0, 3.0]
+    """
+    sigma: Floats = np.sqrt(_floored(noise, step).variance(values))
+    return sigma
+
+
+def _floored(noise: Noise, step: float) -> Noise:
+    """The noise with the least variance of whole numbers of steps; not of one photon where photons are no step."""
+    return replace(noise, floor=noise.gain**2 if _counted(noise, step) else step * step / 12)
+
+
+@lru_cache(maxsize=32)
+def table(noise: Noise, step: float, width: float, n: int) -> Integers:
+    """What whole numbers of steps, from the offset on (rounded down), are decoded to; read only.
+
+    Parameters
+    ----------
+    noise : Noise
+        Data units.
+    step : float
+        Data units.
+    width : float
+        Of the bins, in sigma.
+    n : int
+        How many.
+
+    Returns
+    -------
+    ndarray of int64
+        Steps, shape (n,).
+    """
+    x = np.arange(n, dtype=np.float64)
+    base = math.floor(noise.offset / step)
+    sigma = deviation((x + base) * step, noise, step) / step
+    if step != int(step):
+        # Multiples of such steps are not exact; the deviation of whole photons should be.
+        sigma *= 1 + 1e-12
+    levels = staircase(sigma, width, poisson=_counted(noise, step), grow=_grow(noise, step))
+    levels.flags.writeable = False
+    return levels
+
+
+def _grow(noise: Noise, step: float) -> int:
+    """The step above the offset from which bins grow with the signal."""
+    apart = not _counted(noise, step) and noise.read_noise < 2 * noise.gain
+    return math.ceil(_PHOTONS * noise.gain / step) if apart else 0
+
+
+@lru_cache(maxsize=32)
+def _codes(noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """All values of a dtype of at most two bytes, rounded, in the order of their bits."""
+    values = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
+    rounded = np.empty_like(values)
+    _bins(noise, step, width, dtype).round_block(values, rounded, np.empty((3, len(values))))
+    return rounded
+
+
+@lru_cache(maxsize=32)
+def _bins(noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> _WholeBins | _FloatBins:
+    return _WholeBins.make(noise, step, width, dtype) if step else _FloatBins.make(noise, width, dtype)
+
+
+def _widest(sigma: float, gain: float) -> float:
+    """The widest bins that keep means from a sigma on, in sigma."""
+    return WIDEST if sigma >= _GROWING * gain else _WIDEST_GROWING
+
+
+def _join(rho: float) -> Floats:
+    """Two bins that join a lattice of width sqrt(rho) to one of width 1 and keep means.
+
+    Expanded about the place where they join, the bias of values of any smooth distribution P is a sum over the
+    derivatives of P. A lattice that ends contributes ``rho / 12`` to the factor of P and ``-rho**2 / 720`` to that of
+    the second derivative (Euler and Maclaurin), the two bins the moments of their error. The solution, by Newton's
+    method, has no term up to the third derivative, and no error of more than half the wider width.
+
+    >>> _join(1.0).round(3).tolist(), _join(0.0).round(3).tolist()
+    ([1.0, 0.5, 1.0, 1.5], [0.543, 0.164, 0.94, 0.986])
+
+    Returns
+    -------
+    ndarray of float64
+        Width of the first, what it is decoded to, width of the second, what it is decoded to; from where they begin.
+    """
+    order, factorial = np.arange(4), np.array([1.0, 1.0, 2.0, 6.0])
+
+    def moments(low: float, high: float, middle: float) -> Floats:
+        up, down = order + 1, order + 2
+        moment: Floats = middle * (high**up - low**up) / up - (high**down - low**down) / down
+        return moment
+
+    def terms(bins: Floats) -> Floats:
+        first, one, second, two = bins.tolist()
+        end = first + second
+        inner: Floats = (moments(0.0, first, one) + moments(first, end, two)) / factorial
+        outer = [(1 - rho) / 12, end / 12, end**2 / 24 - (1 - rho**2) / 720, end**3 / 72 - end / 720]
+        inner += outer
+        return inner
+
+    bins = rho * np.array([1, 0.5, 1, 1.5]) + (1 - rho) * np.array([0.543, 0.164, 0.94, 0.986])
+    for _ in range(8):
+        now = terms(bins)
+        slopes = np.array([(terms(bins + shift) - now) / 1e-6 for shift in 1e-6 * np.eye(4)]).T
+        bins = bins - np.linalg.solve(slopes, now)
+    return bins
+
+
+def _join_whole(square: float, before: float) -> tuple[int, int, int, int]:
+    """The same for lattices of those widths squared, in whole numbers; the middles from where each bin begins."""
+    guess = _join(min(max(before / square, 0), 1.5)) * math.sqrt(square)
+    grid = np.arange(-4, 5)
+    axes = np.meshgrid(round(guess[0]) + grid, round(guess[2]) + grid, [0, 1], [0, 1])
+    one, two, first, second = (axis.ravel() for axis in axes)
+    one, two = np.maximum(one, 1), np.maximum(two, 1)
+    first, second = first + int(guess[1]), second + int(guess[3] - guess[0])
+    # What they take from E, together and the first alone.
+    fall, last = one * ((one - 1) / 2 - first), two * ((two - 1) / 2 - second)
+    off = np.abs(fall + last - (square - before) / 12) + 0.1 * np.abs(fall - guess[0] * (guess[0] / 2 - guess[1]))
+    best = int(np.argmin(np.where((first < one) & (second < two), off, np.inf)))
+    return int(one[best]), int(two[best]), int(first[best]), int(second[best])
+
+
+@dataclass(frozen=True, slots=True)
+class _Bins:
+    """Bins that are equally wide in ``s = integral dx / sigma(x)``, from an edge on.
+
+    With V(x) = sigma, ``s = 2 (V - V0) / gain``, and its inverse is ``x - x0 = s (V0 + gain s / 4)``. A bin's mean is
+    ``width**2 gain / 16`` above its middle in s; E keeps its mean where the value decoded to is as much below the mean
+    as ``width**2 gain / 12``, by which E would else rise. All errors stay below width / 2 * V if the bins are narrower
+    by ``width**2 gain / (12 V)``.
+    """
+
+    first: float
+    """Where they begin, with two bins that are not of the kind."""
+    between: float
+    """Where the second of these begins."""
+    middles: tuple[float, float]
+    """What these are decoded to."""
+    edge: float
+    """Where they end."""
+    sigma: float
+    """There."""
+    gain: float
+    width: float
+    """In sigma."""
+
+    @classmethod
+    def make(cls, first: float, sigma: float, gain: float, width: float, before: float, unit: float) -> _Bins:
+        """Bins at most `width` sigma wide, of whole multiples of `unit`, behind others of that width squared."""
+        width = min(width, _widest(sigma, gain))
+        narrower = (width / (1 + gain * width / (12 * sigma)) - unit / sigma) * (1 - 1e-9)
+        while True:
+            bins = cls._joining(first, sigma, gain, narrower, before, unit)
+            ends = np.array([first, bins.between - unit / 2, bins.between + unit / 2, bins.edge - unit / 2])
+            errors = np.abs(ends - np.repeat(bins.middles, 2))
+            excess = float((errors / (width / 2 * np.sqrt(sigma * sigma + gain * (ends - first)))).max())
+            if excess <= 1 or narrower * sigma < unit:
+                return bins
+            narrower *= 0.999 / excess
+
+    @classmethod
+    def _joining(cls, first: float, sigma: float, gain: float, width: float, before: float, unit: float) -> _Bins:
+        size, join = 0.0, np.zeros(4)
+        for _ in range(20):
+            square = width * width * (sigma * sigma + gain * size)
+            join = _join(min(max(before / square, 0), 1.5)) * math.sqrt(square)
+            size = float(join[0] + join[2])
+        one, middles = float(join[0]), (first + float(join[1]), first + float(join[3]))
+        if unit:
+            one, two, inner, outer = _join_whole(square, before)
+            size, middles = one + two, (first + inner, first + one + outer)
+        at = math.sqrt(sigma * sigma + gain * size)
+        # Whole numbers lie half a unit from the edges.
+        return cls(first, first + one - unit / 2, middles, first + size - unit / 2, at, gain, width)
+
+    def decoded(self, x: Floats, one: Floats, two: Floats) -> Floats:
+        """What values from `edge` on are decoded to, in one of two arrays of the same shape that are overwritten."""
+        u = np.subtract(x, self.edge, out=one)
+        v = np.maximum(u, 0, out=two)
+        v *= self.gain
+        v += self.sigma * self.sigma
+        np.sqrt(v, out=v)
+        v += self.sigma
+        u *= 2 / self.width
+        u /= v
+        s = np.floor(u, out=u)
+        s += 0.5
+        s *= self.width
+        d = np.multiply(s, self.gain / 4, out=v)
+        d += self.sigma
+        d *= s
+        d += self.edge - self.gain * self.width**2 / 48
+        return d
+
+    def joined(self, x: Floats) -> Floats:
+        """What values from `first` to `edge` are decoded to."""
+        return np.where(x < self.between, *self.middles)
+
+
+@dataclass(frozen=True, slots=True)
+class _WholeBins:
+    """Rounds multiples of a step: by a table, with a lattice below it and bins of closed form above it."""
+
+    step: float
+    origin: int
+    """The offset, rounded down, steps."""
+    start: int
+    """Where the table begins, steps."""
+    decoded: NDArray[Any]
+    """The table, in the values' own dtype and unit."""
+    lattice: int
+    """Width of the bins below, one of which has the origin in its middle."""
+    bins: _Bins
+    """Steps above the origin."""
+    low: float
+    high: float
+    """What no other value becomes; values beyond stay; data units."""
+
+    @classmethod
+    def make(cls, noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> _WholeBins:
+        """The bins for values of a dtype."""
+        origin, gain, grow = math.floor(noise.offset / step), noise.gain / step, _grow(noise, step)
+
+        def sigma(x: float) -> float:
+            return float(deviation(np.asarray((x + origin) * step), noise, step)) / step
+
+        limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        low, high = (-1.0 if dtype.kind == "u" else float(limits.min)), float(limits.max)
+        if dtype.kind == "f":
+            # Beyond, floats have no room for all whole numbers.
+            high = min(high, step * 2.0 ** (limits.nmant + 1))
+            low = -high
+        coarse = max(_COARSE, 16 / width)
+        until = max((coarse**2 - sigma(0) ** 2) / gain, grow) if gain else math.inf
+        until = int(max(min(until, _LONGEST, high / step - origin), 1))
+        longer = int(24 * sigma(until)) + 64
+        if until == grow:
+            # So many steps a photon that there is nothing to search for.
+            levels = staircase(np.full(until + longer, sigma(0)), width)
+        else:
+            levels = table(noise, step, width, until + longer)
+        edges = np.flatnonzero(np.diff(levels, prepend=-1))
+        behind = int(np.searchsorted(edges, until))
+        end = int(edges[behind])
+        # The table begins with some bins of the lattice, so that dark values are found in it too.
+        lattice = 2 * int(np.searchsorted(levels, 0, "right")) - 1
+        dark = lattice * math.ceil((8 * sigma(0) + min(max(origin, 0), _DARK)) / lattice)
+        x = np.arange(-(lattice // 2) - dark, end)
+        levels = np.where(x < 0, (x + lattice // 2) // lattice * lattice, levels[np.maximum(x, 0)])
+        if sigma(end) < coarse:
+            bins = _Bins(end, end, (end, end), end - 0.5, 1.0, 0.0, float(edges[behind + 1] - end))
+        else:
+            before = _mean_square(levels, x, 4 * sigma(end))
+            bins = _Bins.make(end, sigma(end - 0.5), gain, width, before, 1.0)
+        own, decoded = (x + origin) * step, (levels + origin) * step
+        decoded = np.where((decoded > low) & (decoded < high) & (own < high), decoded, own)
+        decoded = np.clip(decoded, limits.min, limits.max).astype(dtype)
+        return cls(step, origin, origin + int(x[0]), decoded, lattice, bins, low, high)
+
+    @np.errstate(invalid="ignore", over="ignore")
+    def round_block(self, values: NDArray[Any], rounded: NDArray[Any], scratch: Floats) -> None:
+        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (3, n)."""
+        index = scratch[0, : len(values)].view(np.int64)
+        outside: NDArray[np.bool_]
+        if self.step == 1 and values.dtype.kind != "f" and values.dtype.itemsize < 8:
+            np.subtract(values, self.start, out=index, dtype=np.int64)
+            outside = index.view(np.uint64) >= len(self.decoded)
+        else:
+            x, valid = self._steps(values)
+            np.subtract(x, self.start, out=index, casting="unsafe")
+            outside = (index.view(np.uint64) >= len(self.decoded)) | ~valid
+        self.decoded.take(index, mode="clip", out=rounded)
+        if outside.all():
+            rounded[:] = self._beyond(values)
+        elif outside.any():
+            rounded[outside] = self._beyond(values[outside])
+
+    def _steps(self, values: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Values in steps, and whether they are whole numbers of them, of a size that double precision has."""
+        x = values.astype(np.float64)
+        if self.step == 1:
+            exact = values.dtype.kind != "f" and values.dtype.itemsize < 8
+            return x, np.ones(len(x), np.bool_) if exact else (np.rint(x) == x) & (np.abs(x) < _EXACT)
+        x /= self.step
+        np.rint(x, out=x)
+        return x, ((x * self.step).astype(values.dtype) == values) & (np.abs(x) < _EXACT)
+
+    def _beyond(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values that are not in the table, rounded."""
+        x, valid = self._steps(values)
+        x -= self.origin
+        level = self.bins.decoded(x, *np.empty((2, len(x))))
+        np.rint(level, out=level)
+        if not x.min() >= self.bins.edge:
+            front = x < self.bins.edge
+            below = x[front]
+            lower = np.floor((below + self.lattice // 2) / self.lattice) * self.lattice
+            level[front] = np.where(below < self.bins.first, lower, self.bins.joined(below))
+        level += self.origin
+        level *= self.step
+        valid &= (level > self.low) & (level < self.high) & (values > self.low) & (values < self.high)
+        if valid.all():
+            return level.astype(values.dtype)
+        level[~valid] = 0
+        return np.where(valid, level.astype(values.dtype), values)
+
+
+def _mean_square(levels: Integers, x: Integers, size: float) -> float:
+    """The width squared of odd bins with the same mean of E as the last of these, which begin `size` before the end."""
+    bounds = np.flatnonzero(np.diff(levels)) + 1
+    some = int(bounds[max(int(np.searchsorted(bounds, len(x) - size)) - 1, 0)])
+    rise = np.cumsum((levels - x)[some:])
+    return 12.0 * float((rise - rise[-1]).mean()) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _FloatBins:
+    """Rounds floats that are of no step: a lattice, and above it bins of closed form."""
+
+    offset: float
+    """The middle of one of the bins of the lattice."""
+    lattice: float
+    """Their width; 0 for none."""
+    last: float
+    """The middle of the uppermost of them."""
+    bins: _Bins
+    bottom: float
+    top: float
+    """Beyond, a float's spacing is of the order of sigma."""
+
+    @classmethod
+    def make(cls, noise: Noise, width: float, dtype: np.dtype[Any]) -> _FloatBins:
+        """The bins for values of a dtype."""
+        spacing = 64 * float(np.finfo(dtype).eps)
+        lattice = min(width, _widest(noise.read_noise, noise.gain)) * noise.read_noise * (1 - 1e-9)
+        grow = _PHOTONS * noise.gain if noise.read_noise < 2 * noise.gain else 0.0
+        if lattice < max(1e-9 * grow, spacing * abs(noise.offset)):
+            lattice = 0.0
+        last = noise.offset + (lattice * math.ceil(grow / lattice - 0.5) if lattice else grow)
+        first = last + lattice / 2
+        sigma = float(deviation(np.asarray(first), noise, 0))
+        # Its square has to have room in a double.
+        if sigma < max(1e-140, 0.0 if lattice else spacing * first):
+            return cls(0, 0, 0, _Bins(0, 0, (0, 0), 0, 1, 0, 1), 0, 0)
+        bins = _Bins.make(first, sigma, noise.gain, width, lattice**2, 0.0)
+        bottom = -(2.0 ** math.floor(math.log2(lattice / spacing))) if lattice else -math.inf
+        top = 2.0 ** math.ceil(math.log2(max(first, 1e-30)))
+        while bins.width * float(deviation(np.asarray(2 * top), noise, 0)) > spacing * 2 * top:
+            top *= 2
+        return cls(noise.offset, lattice, last, bins, bottom, top)
+
+    @np.errstate(invalid="ignore", over="ignore")
+    def round_block(self, values: NDArray[Any], rounded: NDArray[Any], scratch: Floats) -> None:
+        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (3, n)."""
+        x, one, two = scratch[:, : len(values)]
+        x[:] = values
+        d = self.bins.decoded(x, one, two)
+        if not x.min(initial=np.inf) >= self.bins.edge:
+            lower = x
+            if self.lattice:
+                lower = np.subtract(x, self.offset, out=one)
+                lower *= 1 / self.lattice
+                np.rint(lower, out=lower)
+                lower *= self.lattice
+                lower += self.offset
+                np.minimum(lower, self.last, out=lower)
+            for below, level in zip(
+                (self.bins.edge, self.bins.between, self.bins.first), (*self.bins.middles[::-1], lower), strict=True
+            ):
+                np.copyto(d, level, where=x < below)
+        if x.min(initial=np.inf) > self.bottom and x.max(initial=-np.inf) < self.top:
+            rounded[:] = d
+            return
+        np.clip(d, self.bottom, self.top, out=d)
+        rounded[:] = np.where((x > self.bottom) & (x < self.top), d.astype(values.dtype), values)
