@@ -467,10 +467,7 @@ class _FloatBins:
                 lower *= self.lattice
                 lower += self.offset
                 np.minimum(lower, self.last, out=lower)
-            for below, level in zip(
-                (self.bins.edge, self.bins.between, self.bins.first), (*self.bins.middles[::-1], lower), strict=True
-            ):
-                np.copyto(d, level, where=x < below)
+            d = np.where(x < self.bins.first, lower, np.where(x < self.bins.edge, self.bins.joined(x), d))
         if x.min(initial=np.inf) > self.bottom and x.max(initial=-np.inf) < self.top:
             rounded[:] = d
             return
