@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,8 +52,8 @@ class Grid:
     """How long it took."""
 
 
-def measure_grid(paths: Sequence[str], least_mb_s: float, work: Path | None = None) -> Grid:
-    """Measure the whole space; what `work` holds of it already is not measured again."""
+def measure_grid(paths: Sequence[str], least_mb_s: float, work: Path | None = None, most: int | None = None) -> Grid:
+    """Measure the whole space, or `most` of it drawn at random; what `work` holds already is not measured again."""
     meter = Meter(small_part(draw_sample(open_stacks(paths))))
     sample = meter.sample
     run = max(len(r.frames) for r in sample.runs)
@@ -65,7 +66,10 @@ def measure_grid(paths: Sequence[str], least_mb_s: float, work: Path | None = No
             continue
     file = work / f"{meter.digest[:16]}.jsonl" if work else None
     known = {e.config: e for e in read_log(file) if e.config} if file and file.exists() else {}
-    pending = [config for config in configs.values() if config not in known]
+    wanted = list(configs.values())
+    if most is not None and len(wanted) > most:
+        wanted = random.Random(0).sample(wanted, most)
+    pending = [config for config in wanted if config not in known]
     evaluations = list(known.values())
     start = time.perf_counter()
     with Log(file or Path(tempfile.mkdtemp()) / "grid.jsonl") as log:

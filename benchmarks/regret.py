@@ -54,6 +54,8 @@ SETS = {
 SHARES = (1.0, 0.5, 0.25)
 WAYS = {"predict": PREDICT_BUDGET, "10 s": "10s", "60 s": "60s"}
 FEASIBLE = 0.97
+#: Configurations of a space that are measured; where it holds more, they are drawn at random.
+MOST = 20000
 
 
 def surrogate_without(name: str, log: list[Evaluation]) -> Surrogate:
@@ -84,14 +86,14 @@ def fits(config: Config, meter: Meter) -> bool:
     return True
 
 
-def judge_set(name: str, path: str, log: list[Evaluation], work: Path) -> dict[str, Any]:
+def judge_set(name: str, path: str, log: list[Evaluation], work: Path, most: int) -> dict[str, Any]:
     """All picks for one data set, and what they are worth."""
     surrogate = surrogate_without(name, log)
     stacks = open_stacks([path])
     sample = draw_sample(stacks)
     whole = Meter(sample)
     today = measure_baselines(whole, FINAL_WINDOWS)["bslz4"].metrics["encode_mb_s"]
-    grid = measure_grid([path], min(SHARES) * today / 4, work)
+    grid = measure_grid([path], min(SHARES) * today / 4, work, most)
     traits = traits_of(sample, stacks)
     document: dict[str, Any] = {"name": name, "grid_seconds": grid.seconds, "configurations": len(grid.evaluations)}
     for share in SHARES:
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--work", default=str(Path(tempfile.gettempdir()) / "tuner-regret"))
     parser.add_argument("--output", default="results/regret.md")
+    parser.add_argument("--most", type=int, default=MOST, help="configurations of a grid; beyond that drawn at random")
     options = parser.parse_args()
     count_own_time()
     root, work = Path(os.environ["TUNER_REAL_DATA"]), Path(options.work)
@@ -165,7 +168,7 @@ def main() -> None:
     for name in options.sets:
         kept = work / f"{name}.json"
         if not kept.exists():
-            kept.write_text(json.dumps(judge_set(name, str(root / SETS[name]), log, work)))
+            kept.write_text(json.dumps(judge_set(name, str(root / SETS[name]), log, work, options.most)))
         documents.append(json.loads(kept.read_text()))
     lines = [
         "# Regret: how far a pick is from the exhaustive grid's",
