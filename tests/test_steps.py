@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from hypothesis.extra import numpy as arrays
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
-from tuner.steps import STEPS, Pixels, Step, check_steps, prepare, step_from_dict, step_to_dict
+from tuner.steps import STEPS, Pixels, Step, check_steps, defaults, prepare, step_from_dict, step_to_dict
+from tuner.steps.noise_aware import Sigma
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
 NARROW = ("uint8", "int8", "uint16", "int16")
@@ -121,6 +123,32 @@ def test_window_on_floats(dtype: str) -> None:
     assert len(np.unique(rounded[np.isfinite(rounded)])) <= 64
 
 
+#: A photon counter, two integrating detectors, and read noise alone.
+NOISES = [
+    Noise(1.0, 0.0, 0.0, "given", 1.0),
+    Noise(0.17, 0.0, 2.1, "given", 1 / 12),
+    Noise(5.0, 98.0, 20.0, "given", 1 / 12),
+    Noise(0.0, 0.0, 3.0, "given", 1 / 12),
+]
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+@pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
+def test_sigma_on_every_integer(dtype: str, noise: Noise) -> None:
+    for width, marks in itertools.product((0.3, 1.0, 1.9), (MARKS[0], MARKS[3])):
+        holds(Sigma(width), everything(dtype), marks, noise)
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+@pytest.mark.parametrize("grid", [0.0, 1.0, 0.25])
+def test_sigma_on_floats(noise: Noise, grid: float) -> None:
+    random = np.random.default_rng(0)
+    spread = random.normal(0, 1, 4000) * 10 ** random.uniform(-3, 7, 4000)
+    values = np.concatenate((spread, np.rint(spread), np.arange(0, 5000, 0.25), [np.nan, np.inf, -np.inf, -0.0]))
+    for dtype, width in itertools.product(("float32", "float64"), (0.3, 1.0, 1.9)):
+        holds(Sigma(width, grid), values.astype(dtype), Marks(), noise)
+
+
 @pytest.mark.parametrize("step", [Uniform(3), Window(3, 0, 70)])
 def test_neither_frames_given_at_once_nor_their_layout_matter(step: Step) -> None:
     frames = np.random.default_rng(0).integers(0, 90, (7, 33, 41)).astype("int32")
@@ -137,7 +165,7 @@ def test_without_steps_nothing_is_copied() -> None:
     assert prepare([], frames, Pixels(mask=np.ones((2, 2), bool))) is frames
 
 
-@pytest.mark.parametrize("step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7)])
+@pytest.mark.parametrize("step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7), Sigma(1.0), Sigma(0.5, 0.0)])
 def test_documents_come_back(step: Step) -> None:
     assert step_from_dict(step_to_dict(step), "steps[0]") == step
     assert eval(repr(step)) == step
@@ -169,6 +197,7 @@ def test_bad_documents_give_one_line(document: object, line: str) -> None:
     [
         (Uniform(0.5), "uint16", "steps[0].width must be a whole number in 1..65535 for uint16, got 0.5"),
         (Uniform(300), "uint8", "steps[0].width must be a whole number in 1..255 for uint8, got 300"),
+        (Sigma(1.0), "uint16", "steps[0].step sigma must have a noise model"),
         (Mantissa(3), "int32", "steps[0].step mantissa must be used on floats, got int32"),
         (Mantissa(10), "float16", "steps[0].keep must be below float16's 10 bits, got 10"),
         (Window(8, 5, 5), "uint16", "steps[0].low must be below high, got 5 and 5"),
@@ -186,11 +215,10 @@ def test_what_a_dtype_cannot_take_gives_one_line(step: Step, dtype: str, line: s
 
 def test_every_step_is_held_to_the_law_and_known_to_the_schema_of_profiles() -> None:
     """A step that is added is added above too."""
-    assert set(STEPS) == {"uniform", "window", "mantissa"}
+    assert set(STEPS) == {"uniform", "window", "mantissa", "sigma"}
     schema = json.loads((Path(__file__).parents[1] / "docs" / "profile.schema.json").read_text())
-    described = {
-        s["properties"]["step"]["const"]: s for s in schema["$defs"]["config"]["properties"]["steps"]["items"]["oneOf"]
-    }
-    assert {name: set(s["required"]) for name, s in described.items()} == {
-        name: {"step", *step.valid} for name, step in STEPS.items()
+    described = schema["$defs"]["config"]["properties"]["steps"]["items"]["oneOf"]
+    found = {one["properties"]["step"]["const"]: (set(one["properties"]), set(one["required"])) for one in described}
+    assert found == {
+        name: ({"step", *step.valid}, {"step", *step.valid} - set(defaults(step))) for name, step in STEPS.items()
     }

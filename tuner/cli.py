@@ -162,6 +162,10 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
     command.add_argument("--prefer", metavar="M", help="take the front's end with the most of M, not its knee")
+    command.add_argument("--noise", metavar="N", help="for lossy steps: gain=G,offset=O,read=R in data units")
+    command.add_argument(
+        "--risk", type=float, default=0.05, metavar="R", help="share of frames that may break a quality (default 0.05)"
+    )
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is measured on (default 16MB)")
     command.add_argument("--jobs", type=_positive, metavar="N", help="threads for what is not timed (default: cores)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides sample and proposals (default 0)")
@@ -272,6 +276,8 @@ def _search(options: argparse.Namespace) -> int:
             resume=options.resume,
             storage=options.storage,
             surrogate=not options.unguided,
+            noise=options.noise,
+            risk=options.risk,
             notify=progress,
         )
     found.profile.save(options.output)

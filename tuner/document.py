@@ -347,10 +347,12 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """Finite numbers above one and up to another."""
+    """Finite numbers between two."""
 
     above: float = -math.inf
     """Less than the least."""
+    least: float = -math.inf
+    """The least."""
     most: float = math.inf
     """The greatest."""
 
@@ -362,8 +364,9 @@ class Number:
         tuner.errors.InputError: config.steps[0].width must be a number above 0, got -1
         """
         number = check_number(value, place)
-        if not self.above < number <= self.most:
+        if not (self.above < number <= self.most and self.least <= number):
             bounds = [f"above {self.above:g}"] if math.isfinite(self.above) else []
+            bounds += [f"at least {self.least:g}"] if math.isfinite(self.least) else []
             bounds += [f"at most {self.most:g}"] if math.isfinite(self.most) else []
             raise InputError(f"{place} must be a number {' and '.join(bounds)}, got {kind_of(value)}")
         return number

@@ -27,7 +27,7 @@ from tuner.document import (
     suggest,
 )
 from tuner.errors import InputError
-from tuner.steps import step_kind
+from tuner.steps import Step, defaults, step_kind, step_to_dict
 
 #: The version of a space's document.
 SCHEMA = 1
@@ -141,6 +141,15 @@ class Space:
         tree = {"steps": [], "chunks": [1, "..."], **self.tree, "blosc2": blosc2}
         return Space(self.name, {key: _map(node, key, leaf) for key, node in tree.items()})
 
+    def steps(self) -> list[tuple[Step, ...]]:
+        """What may be done to frames before they are cut and compressed, each once; `()` keeps every pixel."""
+        documents = [steps for _, steps in _expand(self.tree.get("steps", []), "steps")]
+        return list(dict.fromkeys(Config.from_dict({"steps": steps}).steps for steps in documents))
+
+    def with_steps(self, steps: tuple[Step, ...]) -> Space:
+        """The same space with the steps given."""
+        return replace(self, tree={**self.tree, "steps": [step_to_dict(step) for step in steps]})
+
     def suggest(self, chooser: Chooser) -> Config:
         """The configuration that the chooser decides for.
 
@@ -252,8 +261,9 @@ def _parse_steps(node: Any, place: str) -> Choose | list[Any]:
 
 def _parse_step(node: Any, place: str) -> Mapping[str, Any]:
     kind = step_kind(node, place)
-    check_mapping(node, place, ("step", *kind.valid), required=kind.valid)
-    leaves = {key: _parse_leaf(node[key], join(place, key), valid.check) for key, valid in kind.valid.items()}
+    given = {**defaults(kind), **check_mapping(node, place, ("step", *kind.valid))}
+    check_mapping(given, place, required=kind.valid)
+    leaves = {key: _parse_leaf(given[key], join(place, key), valid.check) for key, valid in kind.valid.items()}
     return {"step": kind.name, **leaves}
 
 

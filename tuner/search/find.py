@@ -5,29 +5,36 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tuner.apply.child import probe
 from tuner.apply.pipeline import default_workers
 from tuner.config import PLUGINS, Config
 from tuner.document import parse_size
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerWarning, UnsatisfiableError
 from tuner.evaluation import Evaluation, Log, home, read_log
 from tuner.goal import Goal, goal_of
 from tuner.measure.access import read_frames
 from tuner.measure.baseline import FILTERS
 from tuner.measure.meter import Meter
+from tuner.noise import Noise
 from tuner.profile import Profile
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
 from tuner.search.champion import load_surrogate
 from tuner.search.evidence import profile_of, readable, traits_of
+from tuner.search.lossy import REPORTED, NoiseFound, rank_steps, settle_noise
+from tuner.search.promise import RISK, Promise, hold
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
+from tuner.stack import Stack
+from tuner.steps import Pixels, Step
 
 #: The budget of a prediction: the baselines, and eight measurements that verify the guess.
 PREDICT_BUDGET = str(len(FILTERS) + 8)
@@ -66,6 +73,8 @@ def find_profile(
     resume: bool = False,
     storage: str | None = None,
     surrogate: Surrogate | bool = True,
+    noise: Noise | str | None = None,
+    risk: float = RISK,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Find a configuration for the frames of some files.
@@ -101,6 +110,11 @@ def find_profile(
         URL of an Optuna storage that mirrors every trial.
     surrogate : Surrogate or bool
         What leads the search: the champion unless another is given; False for none.
+    noise : Noise or str, optional
+        What lossy steps and limits in sigma rest on, such as ``gain=G,offset=O,read=R``; the default is what the file
+        declares, or the smallest estimate that nothing speaks against.
+    risk : float
+        The share of frames that may break a limit on quality; frames are held back to judge it.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -116,9 +130,10 @@ def find_profile(
     chosen = available(space if isinstance(space, Space) else load_space(space))
     nbytes = parse_size(sample, "--sample")
     stacks = open_stacks(paths, dataset, axes)
+    if not 0 < risk < 1:
+        raise InputError(f"--risk must be above 0 and below 1, got {risk}")
+    given = Noise.parse(noise) if isinstance(noise, str) else noise
     drawn = draw_sample(stacks, nbytes, seed)
-    for stack in stacks:
-        stack.close()
     name = name or _name_of(paths)
     frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
@@ -126,14 +141,19 @@ def find_profile(
     past = _past(folder, drawn)
     file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
     with Log(folder / f"{file}.jsonl") as log:
+        say = partial(_say, notify, drawn.dtype.itemsize)
+        lossy = _settle_steps(chosen, wanted, stacks, drawn, given, risk, seed, log, say)
+        for stack in stacks:
+            stack.close()
         run = Search(
             drawn,
             frames,
-            chosen,
+            chosen.with_steps(lossy.steps),
             wanted,
             limit,
             log,
-            traits=traits_of(drawn, stacks),
+            traits=traits_of(lossy.stepped, stacks),
+            pixels=lossy.pixels,
             seed=seed,
             jobs=jobs or default_workers(),
             prefer=prefer,
@@ -146,13 +166,76 @@ def find_profile(
         )
         leader = surrogate if isinstance(surrogate, Surrogate) else None
         if surrogate is True:
-            leader = load_surrogate(lambda text: notify(Progress(text, 0, 0.0, None, drawn.dtype.itemsize)))
+            leader = load_surrogate(say)
         limit.restart()
         result = run.run(leader)
         assert result.best.config is not None
-        h5py_mb_s = read_frames(Meter(drawn, frames), result.best.config).mb_s
+        h5py_mb_s = read_frames(Meter(drawn, frames, lossy.pixels), result.best.config).mb_s
         profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
+        if lossy.steps:
+            profile = lossy.into(profile)
     return Found(profile, result, log.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lossy:
+    """What is done to frames before they are compressed, and what that is worth."""
+
+    steps: tuple[Step, ...]
+    pixels: Sequence[Pixels]
+    stepped: Sample
+    noise: NoiseFound | None = None
+    promise: Promise | None = None
+
+    def into(self, profile: Profile) -> Profile:
+        """The profile with the noise that its steps rest on and the promise that was made."""
+        evidence = dict(profile.evidence)
+        if self.promise is not None:
+            evidence["promise"] = self.promise.to_dict()
+        if self.noise is not None:
+            evidence["noise"] = {
+                "estimates": [asdict(estimate) for estimate in self.noise.estimates],
+                "doubts": list(self.noise.doubts),
+            }
+        return replace(profile, noise=self.noise.noise if self.noise else None, evidence=evidence)
+
+
+def _settle_steps(
+    space: Space,
+    goal: Goal,
+    stacks: Sequence[Stack],
+    drawn: Sample,
+    given: Noise | None,
+    risk: float,
+    seed: int,
+    log: Log,
+    say: Callable[[str], None],
+) -> _Lossy:
+    """Which steps of the space to take: the most promising that keep the goal's limits on frames held back."""
+    options = space.steps()
+    pixels = [Pixels(stack.marks, stack.mask) for stack in stacks]
+    if not any(options):
+        return _Lossy((), pixels, drawn)
+    small = small_part(drawn)
+    say("noise")
+    lossless, _ = rank_steps([()], Meter(small), replace(goal, require=()), {}, log)
+    found = settle_noise(given, stacks[0], drawn, lossless[0].evaluation)
+    for doubt in found.doubts:
+        warnings.warn(f"{stacks[0].name}: the noise given may be wrong: {doubt}", TunerWarning, stacklevel=3)
+    pixels = [replace(about, noise=found.noise) for about in pixels]
+    say(f"{len(options)} ways to prepare frames")
+    qualities = (*REPORTED, *goal.qualities)
+    allowed, refused = rank_steps(options, Meter(small, pixels=pixels, qualities=qualities), goal, {}, log)
+    if not allowed:
+        raise UnsatisfiableError(f"no step keeps the limits on quality: {refused[0].failure or goal.require}")
+    say("judging them on frames held back")
+    option, promise = hold(allowed, goal, stacks, pixels, drawn, risk, seed)
+    stepped = Meter(drawn, pixels=pixels, qualities=qualities).prepared(option.steps).sample
+    return _Lossy(option.steps, pixels, stepped, found, promise)
+
+
+def _say(notify: Callable[[Progress], None], itemsize: int, text: str) -> None:
+    notify(Progress(text, 0, 0.0, None, itemsize))
 
 
 def available(space: Space) -> Space:

@@ -20,9 +20,11 @@ from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
 from tuner.search.guide import Guide
+from tuner.search.lossy import REPORTED
 from tuner.search.optimize import MutatingChooser, Proposer
 from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
+from tuner.steps import Pixels
 
 #: A search measures on this much of its sample; finalists on all of it.
 SMALL_NBYTES = 8 << 20
@@ -93,6 +95,8 @@ class Search:
     space, goal, budget
     log : Log
         Takes every evaluation as soon as it is there.
+    pixels : sequence of Pixels
+        What steps need to know of each stack that the sample was drawn from.
     seed : int
     jobs : int
         Threads for what is not timed.
@@ -114,6 +118,7 @@ class Search:
         log: Log,
         *,
         traits: Mapping[str, float] | None = None,
+        pixels: Sequence[Pixels] = (),
         seed: int = 0,
         jobs: int = 1,
         prefer: str | None = None,
@@ -146,9 +151,10 @@ class Search:
         self._dataset = dataset
         self._warm = warm
         self._guide: Guide | None = None
-        self._whole = Meter(sample, frames)
+        qualities = dict.fromkeys((*(REPORTED if any(space.steps()) else ()), *goal.qualities))
+        self._whole = Meter(sample, frames, pixels, qualities)
         small = small_part(sample)
-        self._meter = self._whole if small is sample else Meter(small, frames)
+        self._meter = self._whole if small is sample else Meter(small, frames, pixels, qualities)
         run = max(len(run.frames) for run in self._meter.sample.runs)
         self._space = space.bind(sample.frame_shape, sample.dtype, run)
         self._proposer = Proposer(self._space, self._meter.resolve, goal, seed, storage, study)
@@ -243,7 +249,8 @@ class Search:
         return [self._settled_in_space(config) for config in seeds]
 
     def _settled_in_space(self, config: Config) -> Config:
-        """The configuration with its typesize, its block size or both left open where the space has no such."""
+        """The configuration with the space's steps, typesize or block size left open where the space has no such."""
+        config = replace(config, steps=self._space.steps()[0])
         for blocksize in (config.blosc2.blocksize, 0):
             for typesize in (config.blosc2.typesize, 0):
                 settled = replace(config, blosc2=replace(config.blosc2, blocksize=blocksize, typesize=typesize))

@@ -7,7 +7,7 @@ and twice is once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from tuner.document import Interval, Number, OneOf, check_mapping, join
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
+from tuner.steps.noise_aware import Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
@@ -39,7 +40,7 @@ class Step(Pointwise, Protocol):
 
 
 #: Every step by its name.
-STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa)}
+STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa, Sigma)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,16 @@ def step_from_dict(document: Any, place: str) -> Step:
         With the place in the document.
     """
     kind = step_kind(document, place)
-    check_mapping(document, place, ("step", *kind.valid), required=kind.valid)
+    check_mapping(document, place, ("step", *kind.valid), required=set(kind.valid) - set(defaults(kind)))
     try:
-        return kind(**{key: document[key] for key in kind.valid})
+        return kind(**{key: document[key] for key in kind.valid if key in document})
     except InputError as error:
         raise InputError(join(place, str(error))) from None
+
+
+def defaults(kind: type[Step]) -> dict[str, float]:
+    """The parameters of a step that need not be given."""
+    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
 
 
 def step_kind(document: Any, place: str) -> type[Step]:

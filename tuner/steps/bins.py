@@ -32,8 +32,8 @@ _COARSE, _LONGEST = 128, 1 << 18
 #: Values below the offset that a table holds, at most.
 _DARK = 1 << 14
 
-#: Whole numbers below this are exact in double precision.
-_EXACT = 2.0**52
+#: Whole numbers below this are exact in double precision, and so are the middles of bins between them.
+_EXACT = 2.0**50
 
 #: Values that are worked on at once, so that they stay in the cache.
 _BLOCK = 1 << 15

@@ -57,7 +57,7 @@ class Uniform:
     def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
         """The most that each value can move by, data units."""
         half = np.full(values.shape, self.width / 2 if values.dtype.kind == "f" else self.width // 2)
-        return half + spacing(values)
+        return half + spacing(values) if values.dtype.kind == "f" else half
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""

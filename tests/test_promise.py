@@ -1,0 +1,286 @@
+"""What a profile promises of pixels holds on frames that the search never saw, and no cheat gets one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner import load_profile
+from tuner.cli import main
+from tuner.config import Blosc2, Config
+from tuner.document import Interval, Number
+from tuner.errors import UnsatisfiableError
+from tuner.evaluation import Evaluation, Log
+from tuner.goal import Goal
+from tuner.measure.meter import Meter
+from tuner.noise import Noise
+from tuner.read import open_stacks
+from tuner.read.sampling import Sample, draw_sample
+from tuner.search.lossy import REPORTED, Option, rank_steps
+from tuner.search.promise import held_back, hold, units_for, upper_bound
+from tuner.space import Space
+from tuner.stack import Stack
+from tuner.steps import Pixels, Step
+from tuner.steps.uniform import Uniform, Window
+
+SUB_NOISE = Goal.from_dict({"maximize": ["ratio"], "require": ["max_error_sigma <= 0.5", "bias_sigma <= 0.01"]})
+EQUIVALENT = Goal.from_dict(
+    {
+        "maximize": ["ratio"],
+        "require": [
+            "dose_cost <= 0.083",
+            "bias_sigma <= 0.01",
+            "residual_autocorrelation <= 0.05",
+            "residual_signal_correlation <= 0.05",
+        ],
+    }
+)
+POISSON = Noise(1.0, 0.0, 0.0, "given", 1.0)
+
+
+def scene(n: int = 100) -> NDArray[np.uint16]:
+    """Counts on a slope with weak and strong peaks on it."""
+    y, x = np.mgrid[:128, :128]
+    light = 20 + 2.0 * y
+    for row, column, height in ((20, 30, 12.0), (60, 90, 60.0), (100, 50, 4000.0)):
+        light = light + height * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 8)
+    return np.random.default_rng(0).poisson(light, (n, 128, 128)).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("promise") / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/data/data"] = scene()
+    return path
+
+
+@pytest.fixture
+def opened(scan: Path) -> tuple[list[Stack], Sample, list[Pixels]]:
+    stacks = open_stacks([scan])
+    return stacks, draw_sample(stacks, 12 * 128 * 128 * 2), [Pixels(stack.marks, None, POISSON) for stack in stacks]
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """A step that promises nothing and changes pixels; no step of ours."""
+
+    name: ClassVar[str] = "cheat"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {}
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        pass
+
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
+        return np.zeros(values.shape)
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+class Zeros(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return np.zeros_like(values)
+
+
+class Constant(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return np.full_like(values, 150)
+
+
+class Random(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return np.random.default_rng(0).integers(0, 300, values.shape).astype(values.dtype)
+
+
+class Floor(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return values // 8 * 8
+
+
+class Brighter(Cheat):
+    """A third of a sigma everywhere."""
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return (values + np.rint(0.3 * np.sqrt(values))).astype(values.dtype)
+
+
+class NoBackground(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return np.where(values > 1000, values, 0).astype(values.dtype)
+
+
+class NoWeakPeaks(Cheat):
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return np.where((values > 300) & (values < 1000), 280, values).astype(values.dtype)
+
+
+CHEATS = [Zeros(), Constant(), Random(), Floor(), Brighter(), NoBackground(), NoWeakPeaks()]
+
+
+def option(step: Step) -> Option:
+    return Option((step,), Evaluation(Config(), {"ratio": 100.0}))
+
+
+@pytest.mark.parametrize("goal", [SUB_NOISE, EQUIVALENT], ids=["sub-noise", "noise-equivalent"])
+@pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: type(cheat).__name__)
+def test_cheats_get_no_promise(opened: tuple[list[Stack], Sample, list[Pixels]], cheat: Step, goal: Goal) -> None:
+    stacks, sample, pixels = opened
+    with pytest.raises(UnsatisfiableError, match="is broken"):
+        hold([option(cheat)], goal, stacks, pixels, sample, 0.05, 0)
+
+
+@pytest.mark.parametrize("goal", [SUB_NOISE, EQUIVALENT], ids=["sub-noise", "noise-equivalent"])
+def test_cheats_do_not_even_become_candidates(
+    opened: tuple[list[Stack], Sample, list[Pixels]], goal: Goal, tmp_path: Path
+) -> None:
+    _, sample, pixels = opened
+    meter = Meter(sample, pixels=pixels, qualities=(*REPORTED, *goal.qualities))
+    with Log(tmp_path / "log.jsonl") as log:
+        allowed, refused = rank_steps([(), *((cheat,) for cheat in CHEATS)], meter, goal, {}, log)
+    assert [option.steps for option in allowed] == [()]
+    assert len(refused) == len(CHEATS)
+
+
+def test_noise_that_is_overestimated_gets_no_profile(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten times the noise would let ten times the error pass: what is estimated is taken, and what is given doubted."""
+    space = tmp_path / "space.yaml"
+    space.write_text("steps: {choose: [[], [{step: uniform, width: {choose: [2, 60]}}]]}")
+    command = ["search", str(scan), "-o", str(tmp_path / "p.yaml"), "--space", str(space), "--unguided", "--quiet"]
+    limits = ["--maximize", "ratio", "--require", "max_error_sigma <= 0.5", "--budget", "12"]
+    assert main([*command, *limits]) == 0
+    estimated = load_profile(tmp_path / "p.yaml", strict=True)
+    assert estimated.noise is not None
+    assert estimated.noise.gain == pytest.approx(1, rel=0.15)
+    assert estimated.config.steps == (Uniform(2.0),)
+    assert main([*command, *limits, "--noise", "gain=100"]) == 0
+    assert "the noise given may be wrong" in capsys.readouterr().err
+    assert load_profile(tmp_path / "p.yaml", strict=True).evidence["noise"]["doubts"]
+
+
+def test_a_step_that_is_right_where_the_search_looked_and_wrong_elsewhere_is_caught(
+    opened: tuple[list[Stack], Sample, list[Pixels]],
+) -> None:
+    stacks, sample, pixels = opened
+    seen = {run.frames[index].tobytes() for run in sample.runs for index in range(len(run.frames))}
+
+    def learned(steps: Any, frames: NDArray[Any], about: Pixels) -> NDArray[Any]:
+        """Frames that were seen as they are, others as zeros: no table of single values could."""
+        return np.stack([frame if frame.tobytes() in seen else np.zeros_like(frame) for frame in frames])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.search.promise.prepare", learned)
+        with pytest.raises(UnsatisfiableError, match="is broken"):
+            hold([option(Uniform(2))], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
+
+
+def test_one_damaged_frame_in_many_is_found_with_the_confidence_that_is_stated() -> None:
+    """Of steps that break a limit in a share of frames above the risk, at most one in twenty passes."""
+    rng = np.random.default_rng(0)
+    for risk in (0.05, 0.1, 0.2):
+        units = units_for(risk)
+        assert upper_bound(units, 0.95) <= risk < upper_bound(units - 1, 0.95)
+        passed = (rng.random((20000, units)) >= risk).all(axis=1).mean()
+        assert passed <= 0.05
+
+
+def test_a_second_look_is_harder_to_pass(opened: tuple[list[Stack], Sample, list[Pixels]]) -> None:
+    stacks, sample, pixels = opened
+    bad, good = option(Zeros()), option(Uniform(2))
+    goal = Goal.from_dict({"maximize": ["ratio"], "require": ["max_abs_error <= 1"]})
+    first, one = hold([good], goal, stacks, pixels, sample, 0.05, 0)
+    second, two = hold([bad, good], goal, stacks, pixels, sample, 0.05, 0)
+    third, three = hold([bad, bad, good], goal, stacks, pixels, sample, 0.05, 0)
+    assert first == second == third == good
+    assert [p.looks for p in (one, two, three)] == [1, 2, 3]
+    assert [p.confidence for p in (one, two, three)] == [0.95, 0.975, 0.9875]
+    assert one.bound < two.bound < three.bound
+    assert not one.provisional
+    assert two.provisional
+    assert one.limits == {"max_abs_error <= 1": "by construction"}
+    assert one.worst["max_abs_error"] == 1
+
+
+def test_frames_held_back_are_none_that_were_searched_nor_their_neighbours(
+    opened: tuple[list[Stack], Sample, list[Pixels]],
+) -> None:
+    stacks, sample, _ = opened
+    searched = {run.start + i for run in sample.runs for i in range(len(run.frames))}
+    near = {frame + shift for frame in searched for shift in (-1, 0, 1)}
+    held = held_back(stacks, sample, 59, 0)
+    assert held
+    assert not {frame for _, frame in held} & near
+    assert held == held_back(stacks, sample, 59, 0) == sorted(held)
+    assert held_back(stacks, sample, 5, 0) != held_back(stacks, sample, 5, 1)
+    assert len(held_back(stacks, sample, 5, 0)) == 5
+
+
+def test_without_frames_to_judge_by_a_profile_is_provisional(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", scene(1))
+    stacks = open_stacks([tmp_path / "one.npy"])
+    sample, pixels = draw_sample(stacks), [Pixels(stacks[0].marks, None, POISSON)]
+    _, promise = hold([option(Uniform(2))], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
+    assert (promise.units, promise.bound, promise.provisional) == (0, 1.0, True)
+
+
+def test_what_keeps_every_pixel_needs_no_frames(opened: tuple[list[Stack], Sample, list[Pixels]]) -> None:
+    stacks, sample, pixels = opened
+    lossless = Option((), Evaluation(Config(), {"ratio": 2.0}))
+    taken, promise = hold([option(Zeros()), lossless], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
+    assert taken == lossless
+    assert (promise.bound, promise.provisional) == (0.0, False)
+
+
+@pytest.mark.usefixtures("home")
+def test_from_a_scan_to_a_lossy_file_that_keeps_its_promise(scan: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "steps: {choose: [[], [{step: sigma, width: {choose: [0.5, 0.99]}}]]}\n"
+        "blosc2: {codec: zstd, clevel: 1, filters: {choose: [[shuffle], [bitshuffle]]}}"
+    )
+    profile, out = tmp_path / "p.yaml", tmp_path / "out.h5"
+    search = ["search", str(scan), "-o", str(profile), "--space", str(space), "--noise", "gain=1", "--sample", "0.5MB"]
+    require = [part for c in SUB_NOISE.require for part in ("--require", str(c))]
+    assert main([*search, "--maximize", "ratio", *require, "--budget", "12", "--quiet"]) == 0
+    found = load_profile(profile, strict=True)
+    assert found.config.steps
+    promise = found.evidence["promise"]
+    assert promise["looks"] == 1
+    assert promise["units"] == 59
+    assert promise["provisional"] is False
+    assert promise["worst"]["max_error_sigma"] <= 0.5
+    assert promise["worst"]["bias_sigma"] <= 0.01
+    assert found.evidence["metrics"]["ratio"] > 1.3 * found.evidence["baselines"]["bslz4"]["ratio"]
+    assert main(["apply", str(profile), str(scan), str(out), "--quiet"]) == 0
+    assert main(["verify", str(profile), str(out), "--against", str(scan), "--quiet"]) == 0
+    assert main(["verify", str(profile), str(scan), "--quiet"]) == 0
+    # Other data than it was found on: the same detector with its light shut off breaks nothing, with a wrong one all.
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["entry/data/data"] = np.random.default_rng(1).normal(2000, 2, (4, 128, 128)).astype(np.uint16)
+    assert main(["verify", str(profile), str(tmp_path / "other.h5"), "--quiet"]) == 4
+
+
+def test_units_and_bounds() -> None:
+    assert [units_for(risk) for risk in (0.5, 0.05, 0.01)] == [5, 59, 299]
+    assert upper_bound(0, 0.95) == 1
+    for units in (1, 10, 59, 1000):
+        bound = upper_bound(units, 0.95)
+        assert math.isclose((1 - bound) ** units, 0.05)
+
+
+def test_steps_of_a_space_and_a_space_with_steps() -> None:
+    space = Space.from_dict({"steps": {"choose": [[], [{"step": "uniform", "width": {"choose": [2, 4]}}]]}})
+    assert space.steps() == [(), (Uniform(2.0),), (Uniform(4.0),)]
+    assert space.with_steps((Uniform(4.0),)).steps() == [(Uniform(4.0),)]
+    given = Config(blosc2=Blosc2("lz4"), steps=(Window(3, 0, 70),))
+    assert Space("given", given.to_dict()).steps() == [given.steps]

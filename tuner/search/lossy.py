@@ -1,0 +1,109 @@
+"""Lossy steps: the noise they rest on, which of a space's are allowed, and what is left to compress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tuner.config import Blosc2, Config
+from tuner.errors import InputError
+from tuner.evaluation import Evaluation, Log
+from tuner.goal import Goal, Judge
+from tuner.measure.meter import Meter
+from tuner.noise import Noise, doubts, estimate
+from tuner.quality import QUALITIES
+from tuner.read.sampling import Sample
+from tuner.stack import Stack
+from tuner.steps import Step
+from tuner.traits import traits
+
+#: What of quality every lossy profile reports, whatever its goal requires.
+REPORTED = ("mask_violations", "max_abs_error", "max_error_sigma", "dose_cost", "bias_sigma")
+
+#: By these, what steps leave is compressed to compare them: fast, and near the best for most data.
+_PROBES = (
+    Blosc2("zstd", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 18),
+    Blosc2("zstd", clevel=1, filters=("shuffle",), splitmode="always", blocksize=1 << 18),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFound:
+    """The noise that steps and limits in sigma rest on."""
+
+    noise: Noise
+    """The one that is used."""
+    estimates: tuple[Noise, ...]
+    """All that the data allows."""
+    doubts: tuple[str, ...]
+    """Why it may be wrong; only one that was given, or that the file declares, is used nevertheless."""
+
+
+def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Evaluation) -> NoiseFound:
+    """The noise of a stack: given, as the file declares, or the smallest estimate that nothing speaks against.
+
+    Parameters
+    ----------
+    given : Noise, optional
+    stack : Stack
+    sample : Sample
+        Of that stack.
+    lossless : Evaluation
+        The best that a lossless configuration made of the sample.
+
+    Raises
+    ------
+    InputError
+        Where there is no noise to find, or the data speaks against all that is found.
+    """
+    runs = [run.frames for run in sample.runs]
+    frames = np.concatenate(runs)
+    valid = stack.valid(frames)
+    step = 1.0 if frames.dtype.kind != "f" else traits(frames, valid, stack.saturated(frames))["step"]
+    estimates = estimate(stack, runs)
+    if given is None and not estimates:
+        raise InputError(f"{stack.name}: --noise must be given, as the data tells none")
+    noise = (given or estimates[0]).floored(step)
+    bits = frames.nbytes * 8 / lossless.metrics["ratio"] / max(1, int(np.count_nonzero(valid)))
+    found = doubts(noise, stack, runs, bits, step)
+    if found and given is None and not stack.photon_counting:
+        raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {found[0]}")
+    return NoiseFound(noise, estimates, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to prepare frames that a space allows."""
+
+    steps: tuple[Step, ...]
+    """The steps."""
+    evaluation: Evaluation
+    """What a fast codec makes of what they leave, and the qualities."""
+
+
+def rank_steps(
+    options: Sequence[tuple[Step, ...]], meter: Meter, goal: Goal, baselines: Mapping[str, Evaluation], log: Log
+) -> tuple[list[Option], list[Evaluation]]:
+    """The options that keep the goal's limits on quality, the most promising first; and those that do not.
+
+    Qualities are taken once for each option, and what it leaves is compressed by fast codecs only: which codec is best
+    is searched for afterwards, for the option that is taken.
+    """
+    quality = replace(goal, require=tuple(c for c in goal.require if c.metric in QUALITIES))
+    judge = Judge(quality, baselines)
+    allowed: list[Option] = []
+    refused: list[Evaluation] = []
+    ndim = len(meter.sample.frame_shape)
+    for steps in options:
+        chunks = (1, *(-1,) * ndim)
+        probed = [meter.exact(Config(chunks, replace(b, typesize=meter.sample.dtype.itemsize), steps)) for b in _PROBES]
+        best = max(probed, key=lambda e: e.metrics.get("ratio", 0.0))
+        log.append(meter.signed(best))
+        if best.failure is None and judge.feasible([best]):
+            allowed.append(Option(steps, best))
+        else:
+            refused.append(best)
+    allowed.sort(key=lambda option: judge.worth(option.evaluation), reverse=True)
+    return allowed, refused
