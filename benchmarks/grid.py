@@ -1,6 +1,6 @@
 """The search against the exhaustive grid of the portable space, under the same requirement.
 
-    python benchmarks/grid.py FILE... [--require "encode_mb_s >= 500"] [--budget 60s] [--output results/grid.md]
+    python benchmarks/grid.py FILE... [--require "encode_mb_s >= 500"] [--budget 60s] [--work FOLDER]
 
 Every configuration of the space is encoded, decoded and compared; those that may meet the requirement are timed alone,
 from the best ratio downwards, until none that is left can be better. Then the search runs with its budget, knowing
@@ -135,13 +135,14 @@ def main() -> None:
     parser.add_argument("--require", default="encode_mb_s >= 500")
     parser.add_argument("--budget", default="60s")
     parser.add_argument("--output", default="results/grid.md")
+    parser.add_argument("--work", type=Path, help="folder that keeps what was measured: a run that was stopped goes on")
     options = parser.parse_args()
     count_own_time()
     constraint = Constraint.parse(options.require)
     os.environ["TUNER_HOME"] = tempfile.mkdtemp()  # the search starts knowing nothing
     rows = []
     for path in options.files:
-        grid = measure_grid([path], constraint.limit / 4)
+        grid = measure_grid([path], constraint.limit / 4, options.work)
         best, timed = best_of(grid, constraint, constraint.limit)
         found = find_profile([path], maximize=["ratio"], require=[options.require], budget=options.budget)
         result = found.result

@@ -66,7 +66,9 @@ def test_a_writer_steps_what_counts_and_nothing_else(tmp_path: Path, chunks: tup
     kept[[2, 3, 11]] = True
     path = tmp_path / "a.h5"
     profile = profile_of(replace(PLAIN, chunks=chunks))
-    with open_writer(path, profile, frame_shape=(40, 60), dtype="uint16", mask=MASK, workers=workers) as writer:
+    with open_writer(
+        path, profile, frame_shape=(40, 60), dtype="uint16", mask=MASK, workers=workers, verify="all"
+    ) as writer:
         for start, stop, lossless in ((0, 2, False), (2, 4, True), (4, 11, False), (11, 12, True)):
             writer.append(frames[start:stop], lossless=lossless)
     holds(read(path), frames, kept)
@@ -84,6 +86,28 @@ def test_a_lossless_file_says_nothing_of_steps(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5") as file:
         assert not {"tuner_steps", "tuner_noise", "tuner_lossless_frames"} & set(file["entry/data/data"].attrs)
     assert np.array_equal(read(tmp_path / "a.h5"), counts())
+
+
+def test_a_provisional_profile_is_taken_only_if_every_frame_is_verified(tmp_path: Path) -> None:
+    """What breaks the limit is written as it is, and noted; so are frames that are given as lossless."""
+    goal = {"name": "own", "maximize": ["ratio"], "require": ["max_error_sigma <= 0.2"]}
+    frames = counts()
+    frames[3, 5, 5] = 3  # a step of 8 moves it by more than a fifth of its sigma
+    profile = profile_of(PLAIN, evidence={"goal": goal})
+    about: dict[str, Any] = {"frame_shape": (40, 60), "dtype": "uint16", "mask": MASK}
+    with pytest.raises(InputError, match="verify must be 'all' for a provisional profile"):
+        open_writer(tmp_path / "a.h5", profile, **about)
+    with pytest.raises(InputError, match="verify must be 'off' or 'all', got 'most'"):
+        open_writer(tmp_path / "a.h5", profile, verify="most", **about)
+    with open_writer(tmp_path / "a.h5", profile, verify="all", **about) as writer:
+        writer.append(frames)
+    holds(read(tmp_path / "a.h5"), frames, np.arange(12) == 3)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["entry/data/data"].attrs["tuner_lossless_frames"].tolist() == [[3, 4]]
+    judged = profile_of(PLAIN, evidence={"goal": goal, "promise": {"provisional": False}})
+    with open_writer(tmp_path / "b.h5", judged, **about) as writer:
+        writer.append(frames)
+    holds(read(tmp_path / "b.h5"), frames, np.zeros(12, bool))
 
 
 def test_the_mask_that_steps_leave_alone_must_be_given(tmp_path: Path) -> None:

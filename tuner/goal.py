@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tuner.document import (
     OneOf,
     check_list,
@@ -21,6 +24,7 @@ from tuner.document import (
 )
 from tuner.errors import InputError
 from tuner.evaluation import METRICS, OBJECTIVES, Evaluation
+from tuner.quality import worst
 
 #: The version of a goal's document.
 SCHEMA = 1
@@ -144,7 +148,12 @@ class Goal:
     @property
     def qualities(self) -> tuple[str, ...]:
         """The qualities that it requires."""
-        return tuple(dict.fromkeys(c.metric for c in self.require if METRICS[c.metric].quality))
+        return tuple(dict.fromkeys(limit.metric for limit in self.limits))
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """What it requires of qualities."""
+        return tuple(c for c in self.require if METRICS[c.metric].quality)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them."""
@@ -271,6 +280,28 @@ class Judge:
 
     def _values(self, evaluation: Evaluation) -> tuple[float, ...]:
         return tuple(evaluation.metrics[name] for name in self.goal.maximize)
+
+
+def broken(found: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint]) -> str | None:
+    """Which limit on quality the worst of some frames breaks, in words; none where all hold.
+
+    That pixels which do not count stay as they were is always required.
+
+    Parameters
+    ----------
+    found : mapping
+        Quality to its value of each frame, as `compare` returns them; shape (n,).
+    limits : sequence of Constraint
+        On qualities.
+    """
+    values = worst(found)
+    for limit in (Constraint("mask_violations", "<=", 0.0), *limits):
+        if limit.metric not in values:
+            return f"{limit} cannot be held without a noise model"
+        got = values[limit.metric]
+        if not (got <= limit.limit if limit.op == "<=" else got >= limit.limit):
+            return f"{limit} is broken, got {got:.4g}"
+    return None
 
 
 def goal_of(

@@ -28,6 +28,7 @@ from tuner.document import (
     write_atomically,
 )
 from tuner.errors import InputError, TunerWarning
+from tuner.goal import Constraint, Goal
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import check_steps
@@ -143,6 +144,17 @@ class Profile:
     def readers(self) -> Readers:
         """Who can read what it writes."""
         return Readers.of(self.config, self.fallback)
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """What it promises of the quality of every frame."""
+        goal = self.evidence.get("goal")
+        return Goal.from_dict(goal, "evidence.goal").limits if goal else ()
+
+    @property
+    def provisional(self) -> bool:
+        """Whether its steps change pixels and too few frames, or none, were judged to promise what that does."""
+        return bool(self.config.steps) and self.evidence.get("promise", {}).get("provisional", True)
 
     @property
     def digest(self) -> str:

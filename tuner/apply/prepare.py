@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
+from tuner.goal import broken
 from tuner.profile import Profile
+from tuner.quality import compare
 from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, Step, prepare
 
@@ -23,11 +25,15 @@ class Preparation:
     profile : Profile
     mask : ndarray of bool, optional
         True where a pixel does not count in any frame, shape of a frame.
+    verify : bool
+        Hold every frame to what the profile promises of it; one that breaks that stays as it is.
     """
 
-    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None, verify: bool = False) -> None:
         self.steps: Sequence[Step] = profile.config.steps
         self.pixels = Pixels(profile.invalid.marks, mask, profile.noise)
+        self._verify = verify
+        self._limits = profile.limits
 
     @classmethod
     def of_stack(cls, profile: Profile, stack: Stack) -> Preparation:
@@ -44,11 +50,25 @@ class Preparation:
         return cls(profile, stack.mask)
 
     def __call__(self, frames: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Frames as they are stored, shape (n, *frame_shape); those of `kept`, shape (n,), as they are."""
+        """Frames as they are stored, shape (n, *frame_shape); those of `kept`, shape (n,), as they are.
+
+        A frame that breaks what is promised of it is noted in `kept`.
+        """
         prepared = prepare(self.steps, frames, self.pixels)
-        if self.steps and kept is not None:
-            prepared[kept] = frames[kept]
+        if not self.steps or kept is None:
+            return prepared
+        if self._verify:
+            kept |= self._broken(frames, prepared)
+        prepared[kept] = frames[kept]
         return prepared
+
+    def _broken(self, frames: NDArray[Any], prepared: NDArray[Any]) -> NDArray[np.bool_]:
+        """True for frames that break a limit, shape (n,)."""
+        valid, still = (self.pixels.marks.valid(these, self.pixels.mask) for these in (frames, prepared))
+        names = dict.fromkeys(("mask_violations", *(limit.metric for limit in self._limits)))
+        found = compare(frames, prepared, valid, self.pixels.noise, names, still_valid=still)
+        each = [{name: values[i : i + 1] for name, values in found.items()} for i in range(len(frames))]
+        return np.array([broken(one, self._limits) is not None for one in each], np.bool_)
 
 
 def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:

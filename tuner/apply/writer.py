@@ -37,6 +37,7 @@ def open_writer(
     mask: ArrayLike | None = None,
     mode: str = "x",
     workers: int | None = None,
+    verify: str = "off",
 ) -> Writer:
     """Create an HDF5 file for frames of one shape and dtype, stored as `profile` says.
 
@@ -58,6 +59,9 @@ def open_writer(
         "x" refuses an existing file, "w" replaces it once the new one has been created.
     workers : int, optional
         Threads that encode; the default is one for each core that the process may use.
+    verify : "off" or "all"
+        "all" holds every frame that the profile's steps changed to what the profile promises; one that breaks it is
+        written as it is, and noted in the file. A provisional profile is taken only so.
 
     Raises
     ------
@@ -87,7 +91,7 @@ def open_writer(
         pixel = np.dtype(dtype)
     except TypeError:
         raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
-    return Writer(path, profile, dataset, shape, pixel, mask, mode, workers)
+    return Writer(path, profile, dataset, shape, pixel, mask, mode, workers, verify)
 
 
 class Writer:
@@ -111,6 +115,7 @@ class Writer:
         mask: ArrayLike | None,
         mode: str,
         workers: int | None,
+        verify: str,
     ) -> None:
         self.path = Path(path)
         if mode not in ("x", "w"):
@@ -124,7 +129,14 @@ class Writer:
         invalid = None if mask is None else _check_mask(mask, frame_shape)
         if config.steps and profile.invalid.mask is not None and invalid is None:
             raise InputError(f"{self.path}: mask must be given, as the profile's steps leave masked pixels as they are")
-        self._preparation = Preparation(profile, invalid)
+        if verify not in ("off", "all"):
+            raise InputError(f"verify must be 'off' or 'all', got {verify!r}")
+        if profile.provisional and verify != "all":
+            raise InputError(
+                f"{self.path}: verify must be 'all' for a provisional profile, as too few frames prove what its"
+                f" steps do, got {verify!r}"
+            )
+        self._preparation = Preparation(profile, invalid, verify == "all")
         dataset = check_dataset_path(dataset)
         check_target(self.path, overwrite=mode == "w")
         self._encoder = encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,11 +15,11 @@ from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
 from tuner.evaluation import METRICS
-from tuner.goal import Constraint, Goal, Judge
+from tuner.goal import Goal, Judge, broken
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.profile import Profile
-from tuner.quality import compare, worst
+from tuner.quality import compare
 from tuner.read.sampling import draw_sample
 from tuner.stack import Stack
 
@@ -99,37 +99,12 @@ def verify_original(
 
 def _check_quality(profile: Profile, stack: Stack, start: int, original: NDArray[Any], prepared: NDArray[Any]) -> None:
     """Raise VerificationError for the first frame in which a pixel moved further than the goal allows."""
-    goal = Goal.from_dict(profile.evidence["goal"], "evidence.goal") if profile.evidence.get("goal") else None
-    required = [c for c in goal.require if METRICS[c.metric].quality] if goal else []
-    names = dict.fromkeys(("mask_violations", *(c.metric for c in required)))
+    names = dict.fromkeys(("mask_violations", *(limit.metric for limit in profile.limits)))
     found = compare(original, prepared, stack.valid(original), profile.noise, names, still_valid=stack.valid(prepared))
     for index in range(len(original)):
-        if (
-            breach := broken({name: values[index : index + 1] for name, values in found.items()}, required)
-        ) is not None:
+        one = {name: values[index : index + 1] for name, values in found.items()}
+        if (breach := broken(one, profile.limits)) is not None:
             raise VerificationError(f"{stack.name}: frame {start + index}: {breach}")
-
-
-def broken(found: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint]) -> str | None:
-    """Which limit on quality the worst of some frames breaks, in words; none where all hold.
-
-    That pixels which do not count stay as they were is always required.
-
-    Parameters
-    ----------
-    found : mapping
-        Quality to its value of each frame, as `compare` returns them; shape (n,).
-    limits : sequence of Constraint
-        On qualities.
-    """
-    values = worst(found)
-    for limit in (Constraint("mask_violations", "<=", 0.0), *limits):
-        if limit.metric not in values:
-            return f"{limit} cannot be held without a noise model"
-        got = values[limit.metric]
-        if not (got <= limit.limit if limit.op == "<=" else got >= limit.limit):
-            return f"{limit} is broken, got {got:.4g}"
-    return None
 
 
 def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from tuner.evaluation import Evaluation, Log
 from tuner.goal import Goal, Judge
 from tuner.measure.meter import Meter
 from tuner.noise import Noise, doubts, estimate
-from tuner.quality import QUALITIES
 from tuner.read.sampling import Sample
 from tuner.stack import Stack
 from tuner.steps import Step
@@ -91,7 +90,7 @@ def rank_steps(
     Qualities are taken once for each option, and what it leaves is compressed by fast codecs only: which codec is best
     is searched for afterwards, for the option that is taken.
     """
-    quality = replace(goal, require=tuple(c for c in goal.require if c.metric in QUALITIES))
+    quality = replace(goal, require=goal.limits)
     judge = Judge(quality, baselines)
     allowed: list[Option] = []
     refused: list[Evaluation] = []

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import UnsatisfiableError
-from tuner.goal import Constraint, Goal
-from tuner.measure.verify import broken
-from tuner.quality import QUALITIES, compare, worst
+from tuner.goal import Constraint, Goal, broken
+from tuner.quality import compare, worst
 from tuner.read.sampling import Sample
 from tuner.search.lossy import REPORTED, Option
 from tuner.stack import Kind, Stack
@@ -111,7 +110,7 @@ def hold(
     UnsatisfiableError
         Where all options break a limit.
     """
-    limits = [c for c in goal.require if c.metric in QUALITIES]
+    limits = goal.limits
     names = tuple(dict.fromkeys((*REPORTED, *(c.metric for c in limits))))
     count = units_for(risk)
     held = held_back(stacks, searched, count, seed)
