@@ -184,7 +184,7 @@ def main() -> None:
         *table(documents),
         "",
         f"The grid measured {min(d['configurations'] for d in documents)} to"
-        f" {max(d['configurations'] for d in documents)} configurations in"
+        f" {max(d['configurations'] for d in documents)} configurations (of large frames so many drawn at random) in"
         f" {min(d['grid_seconds'] for d in documents):.0f} to {max(d['grid_seconds'] for d in documents):.0f} s.",
         "",
         taken_on(),
