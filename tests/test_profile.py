@@ -37,6 +37,7 @@ SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "profile.schema.json")
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(0, allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 keys = texts.filter(lambda key: key.isprintable() and key != "")
 values = st.recursive(
@@ -67,7 +68,7 @@ profiles = st.builds(
     config=configs,
     fallback=configs,
     invalid=st.builds(Invalid, st.lists(st.integers(-(2**63), 2**64 - 1), max_size=3).map(tuple), st.none() | texts),
-    noise=st.none() | st.builds(Noise, finite, finite, finite, texts),
+    noise=st.none() | st.builds(Noise, positive, finite, positive, texts),
     envelope=st.dictionaries(keys, st.tuples(finite, finite).map(lambda ends: (min(ends), max(ends))), max_size=3),
     evidence=st.dictionaries(keys, values, max_size=3),
 )

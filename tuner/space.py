@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -54,14 +54,15 @@ class Choose:
 
     options: tuple[Node, ...]
     """The alternatives."""
+    labels: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """A text for each alternative: the value itself, or its number where it leaves more open."""
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """A text for each alternative: the value itself, or its number where it leaves more open."""
-        return tuple(
+    def __post_init__(self) -> None:
+        labels = tuple(
             f"#{index}" if isinstance(option, Mapping | Choose | Range) or _is_steps(option) else canonical_json(option)
             for index, option in enumerate(self.options)
         )
+        object.__setattr__(self, "labels", labels)
 
 
 @dataclass(frozen=True, slots=True)

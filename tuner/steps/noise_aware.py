@@ -51,7 +51,8 @@ class Sigma:
         """The most that each value can move by, data units."""
         assert noise is not None
         half = self.width / 2 * deviation(values, noise, self._grid(values.dtype))
-        return half + spacing(values) if values.dtype.kind == "f" else half
+        # What a value is decoded to may be larger than itself, and so may the spacing there.
+        return half + spacing(values) + half * float(np.finfo(values.dtype).eps) if values.dtype.kind == "f" else half
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
