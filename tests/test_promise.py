@@ -145,7 +145,7 @@ def test_cheats_do_not_even_become_candidates(
     _, sample, pixels = opened
     meter = Meter(sample, pixels=pixels, qualities=(*REPORTED, *goal.qualities))
     with Log(tmp_path / "log.jsonl") as log:
-        allowed, refused = rank_steps([(), *((cheat,) for cheat in CHEATS)], meter, goal, {}, log)
+        allowed, refused = rank_steps([(), *((cheat,) for cheat in CHEATS)], meter, goal, log)
     assert [option.steps for option in allowed] == [()]
     assert len(refused) == len(CHEATS)
 

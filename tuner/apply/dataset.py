@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from tuner.apply.encode import HDF5_FILTER
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
-from tuner.evaluation import METRICS
 from tuner.profile import Profile
 
 
@@ -58,8 +57,7 @@ def stamp(dataset: h5py.Dataset, profile: Profile) -> None:
     if profile.config.steps:
         dataset.attrs["tuner_steps"] = json.dumps(profile.config.to_dict()["steps"])
         dataset.attrs["tuner_noise"] = json.dumps(None if profile.noise is None else asdict(profile.noise))
-        required = profile.evidence.get("goal", {}).get("require", [])
-        dataset.attrs["tuner_bounds"] = json.dumps([r for r in required if METRICS[r.split()[0]].quality])
+        dataset.attrs["tuner_bounds"] = json.dumps([str(limit) for limit in profile.limits])
 
 
 def stamp_kept(dataset: h5py.Dataset, kept: NDArray[np.bool_]) -> None:

@@ -58,17 +58,17 @@ class Preparation:
         if not self.steps or kept is None:
             return prepared
         if self._verify:
-            kept |= self._broken(frames, prepared)
+            kept |= np.array([breach is not None for breach in self.breaches(frames, prepared)], np.bool_)
         prepared[kept] = frames[kept]
         return prepared
 
-    def _broken(self, frames: NDArray[Any], prepared: NDArray[Any]) -> NDArray[np.bool_]:
-        """True for frames that break a limit, shape (n,)."""
-        valid, still = (self.pixels.marks.valid(these, self.pixels.mask) for these in (frames, prepared))
+    def breaches(self, frames: NDArray[Any], prepared: NDArray[Any]) -> list[str | None]:
+        """Which limit on quality each of some frames breaks, in words; None for a frame that keeps all."""
+        valid, still = self.pixels.valid(frames), self.pixels.valid(prepared)
         names = dict.fromkeys(("mask_violations", *(limit.metric for limit in self._limits)))
         found = compare(frames, prepared, valid, self.pixels.noise, names, still_valid=still)
         each = [{name: values[i : i + 1] for name, values in found.items()} for i in range(len(frames))]
-        return np.array([broken(one, self._limits) is not None for one in each], np.bool_)
+        return [broken(one, self._limits) for one in each]
 
 
 def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:

@@ -38,7 +38,6 @@ atexit.register(PLUGIN_CHILD.close)
 #: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
 _MOST_BUFFERS = 1 << 14
 
-
 #: Encoded frames that are kept to be decoded: as a writer lets go of each, new memory for all would be paid for.
 _KEPT_NBYTES = 4 << 20
 
@@ -123,23 +122,17 @@ class Meter:
     def _prepare(self, steps: tuple[Step, ...]) -> Prepared:
         prepare(steps, self.sample.runs[0].frames[:0], self.pixels[0])  # tables are made once, not for every frame
         start = time.perf_counter()
-        runs = tuple(
-            replace(run, frames=prepare(steps, run.frames, self.pixels[run.stack])) for run in self.sample.runs
-        )
+        stepped = prepare_sample(steps, self.sample, self.pixels)
         seconds = time.perf_counter() - start
-        before, after = (np.concatenate([run.frames for run in side]) for side in (self.sample.runs, runs))
-        valid, still = (
-            np.concatenate(
-                [self.pixels[run.stack].marks.valid(run.frames, self.pixels[run.stack].mask) for run in side]
-            )
-            for side in (self.sample.runs, runs)
-        )
+        sides = (self.sample.runs, stepped.runs)
+        before, after = (np.concatenate([run.frames for run in side]) for side in sides)
+        valid, still = (np.concatenate([self.pixels[r.stack].valid(r.frames) for r in side]) for side in sides)
         found = worst(compare(before, after, valid, self.pixels[0].noise, self.qualities, still_valid=still))
         if broken := [name for name, value in found.items() if not math.isfinite(value)]:
             raise CodecError(
                 f"{broken[0]} has no value: a pixel that does not count was changed, or one stopped counting"
             )
-        return Prepared(Sample(runs), seconds, found)
+        return Prepared(stepped, seconds, found)
 
     def exact(self, config: Config, least_mb_s: float = 0.0, most_seconds: float = math.inf) -> Evaluation:
         """Encode, decode and compare every chunk of the sample; safe to run in several threads.
@@ -360,6 +353,11 @@ class Meter:
             depth = -(-self.frames // chunks[0])
             access["sinogram_read_mb_s"] = decode_mb_s * self.frames * frame_shape[1] / (columns * depth * chunk)
         return access
+
+
+def prepare_sample(steps: Sequence[Step], sample: Sample, pixels: Sequence[Pixels]) -> Sample:
+    """The same runs with their frames as they are to be stored."""
+    return Sample(tuple(replace(run, frames=prepare(steps, run.frames, pixels[run.stack])) for run in sample.runs))
 
 
 def same_bytes(first: NDArray[Any], second: NDArray[Any]) -> bool:

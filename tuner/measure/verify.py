@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.cut import cut
@@ -15,11 +14,10 @@ from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
 from tuner.evaluation import METRICS
-from tuner.goal import Goal, Judge, broken
+from tuner.goal import Goal, Judge
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.profile import Profile
-from tuner.quality import compare
 from tuner.read.sampling import draw_sample
 from tuner.stack import Stack
 
@@ -73,7 +71,9 @@ def verify_original(
                 part = stack.read(start, min(start + step, len(stack)))
                 prepared = prepare(part, kept_of(stack, start, start + len(part)))
                 if profile.config.steps:
-                    _check_quality(profile, stack, start, part, prepared)
+                    for index, breach in enumerate(prepare.breaches(part, prepared)):
+                        if breach is not None:
+                            raise VerificationError(f"{stack.name}: frame {start + index}: {breach}")
                 for corner, chunk in cut(prepared, resolved.chunks):
                     try:
                         frame = encoder.encode(chunk)
@@ -95,16 +95,6 @@ def verify_original(
         "ratio": pixels / stored,
         **_hold(profile, stacks, sample_nbytes),
     }
-
-
-def _check_quality(profile: Profile, stack: Stack, start: int, original: NDArray[Any], prepared: NDArray[Any]) -> None:
-    """Raise VerificationError for the first frame in which a pixel moved further than the goal allows."""
-    names = dict.fromkeys(("mask_violations", *(limit.metric for limit in profile.limits)))
-    found = compare(original, prepared, stack.valid(original), profile.noise, names, still_valid=stack.valid(prepared))
-    for index in range(len(original)):
-        one = {name: values[index : index + 1] for name, values in found.items()}
-        if (breach := broken(one, profile.limits)) is not None:
-            raise VerificationError(f"{stack.name}: frame {start + index}: {breach}")
 
 
 def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tuner.evaluation import Evaluation, Log, home, read_log
 from tuner.goal import Goal, goal_of
 from tuner.measure.access import read_frames
 from tuner.measure.baseline import FILTERS
-from tuner.measure.meter import Meter
+from tuner.measure.meter import Meter, prepare_sample
 from tuner.noise import Noise
 from tuner.profile import Profile
 from tuner.read import open_stacks
@@ -218,20 +218,19 @@ def _settle_steps(
         return _Lossy((), pixels, drawn)
     small = small_part(drawn)
     say("noise")
-    lossless, _ = rank_steps([()], Meter(small), replace(goal, require=()), {}, log)
+    lossless, _ = rank_steps([()], Meter(small), replace(goal, require=()), log)
     found = settle_noise(given, stacks[0], drawn, lossless[0].evaluation)
     for doubt in found.doubts:
         warnings.warn(f"{stacks[0].name}: the noise given may be wrong: {doubt}", TunerWarning, stacklevel=3)
     pixels = [replace(about, noise=found.noise) for about in pixels]
     say(f"{len(options)} ways to prepare frames")
-    qualities = (*REPORTED, *goal.qualities)
-    allowed, refused = rank_steps(options, Meter(small, pixels=pixels, qualities=qualities), goal, {}, log)
+    meter = Meter(small, pixels=pixels, qualities=(*REPORTED, *goal.qualities))
+    allowed, refused = rank_steps(options, meter, goal, log)
     if not allowed:
         raise UnsatisfiableError(f"no step keeps the limits on quality: {refused[0].failure or goal.require}")
     say("judging them on frames held back")
     option, promise = hold(allowed, goal, stacks, pixels, drawn, risk, seed)
-    stepped = Meter(drawn, pixels=pixels, qualities=qualities).prepared(option.steps).sample
-    return _Lossy(option.steps, pixels, stepped, found, promise)
+    return _Lossy(option.steps, pixels, prepare_sample(option.steps, drawn, pixels), found, promise)
 
 
 def _say(notify: Callable[[Progress], None], itemsize: int, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,7 +83,7 @@ class Option:
 
 
 def rank_steps(
-    options: Sequence[tuple[Step, ...]], meter: Meter, goal: Goal, baselines: Mapping[str, Evaluation], log: Log
+    options: Sequence[tuple[Step, ...]], meter: Meter, goal: Goal, log: Log
 ) -> tuple[list[Option], list[Evaluation]]:
     """The options that keep the goal's limits on quality, the most promising first; and those that do not.
 
@@ -91,7 +91,7 @@ def rank_steps(
     is searched for afterwards, for the option that is taken.
     """
     quality = replace(goal, require=goal.limits)
-    judge = Judge(quality, baselines)
+    judge = Judge(quality, {})
     allowed: list[Option] = []
     refused: list[Evaluation] = []
     ndim = len(meter.sample.frame_shape)

@@ -54,6 +54,10 @@ class Pixels:
     noise: Noise | None = None
     """The variance of a pixel."""
 
+    def valid(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
+        """True for the pixels of whole frames that count, same shape."""
+        return self.marks.valid(frames, self.mask)
+
 
 def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDArray[Any]:
     """Frames as they are to be stored: each step in turn; the frames themselves where there is none.
