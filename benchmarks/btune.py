@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from grid import count_own_time, taken_on, timed_in_turn
+from grid import count_own_time, timed_in_turn, write_table
 from regret import FEASIBLE, SETS, surrogate_without
 
 from tuner import find_profile
@@ -294,12 +294,8 @@ def main() -> None:
         " | ours |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *map(row_of, rows),
-        "",
-        taken_on(),
-        "",
     ]
-    Path(options.output).write_text("\n".join(lines))
-    print("\n".join(lines))
+    write_table(options.output, lines)
 
 
 if __name__ == "__main__":

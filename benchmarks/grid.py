@@ -122,6 +122,13 @@ def taken_on() -> str:
     return f"Taken on {datetime.date.today()}: {here['cpu']}, {here['cores']} cores; {with_}."
 
 
+def write_table(output: str, lines: Sequence[str]) -> None:
+    """Keep and show a result's lines, with what it was taken on."""
+    text = "\n".join([*lines, "", taken_on(), ""])
+    Path(output).write_text(text, encoding="utf-8")
+    print(text)
+
+
 def count_own_time() -> None:
     """Time by the thread's own clock, as the wall's also counts what other processes take of the core."""
     clock = SimpleNamespace(perf_counter=time.thread_time)
@@ -159,7 +166,8 @@ def main() -> None:
                 f"| {data} | {by} | {count} | {took:.0f} s | {metrics['ratio']:.4f} | {metrics['encode_mb_s']:.0f}"
                 f" | {one_line(config, result.itemsize)} | {part} |"
             )
-    text = "\n".join(
+    write_table(
+        options.output,
         [
             "# The search against the exhaustive grid",
             "",
@@ -170,13 +178,8 @@ def main() -> None:
             "| data | by | configurations | time | ratio | encode MB/s a core | configuration | of the grid's ratio |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
-            "",
-            taken_on(),
-            "",
-        ]
+        ],
     )
-    Path(options.output).write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":

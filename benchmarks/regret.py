@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from grid import best_of, count_own_time, measure_grid, taken_on, timed_in_turn
+from grid import best_of, count_own_time, measure_grid, timed_in_turn, write_table
 
 from tuner import find_profile
 from tuner.config import Config
@@ -186,12 +186,8 @@ def main() -> None:
         f"The grid measured {min(d['configurations'] for d in documents)} to"
         f" {max(d['configurations'] for d in documents)} configurations (of large frames so many drawn at random) in"
         f" {min(d['grid_seconds'] for d in documents):.0f} to {max(d['grid_seconds'] for d in documents):.0f} s.",
-        "",
-        taken_on(),
-        "",
     ]
-    Path(options.output).write_text("\n".join(lines))
-    print("\n".join(lines))
+    write_table(options.output, lines)
 
 
 if __name__ == "__main__":

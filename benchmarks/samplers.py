@@ -28,7 +28,7 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from grid import count_own_time, measure_grid, taken_on
+from grid import count_own_time, measure_grid, write_table
 from regret import SETS, SHARES, surrogate_without
 
 from tuner.config import Config
@@ -255,12 +255,8 @@ def main() -> None:
         f"| by | {' | '.join(f'after {count}' for count in COUNTS)} |",
         f"|---|{'---|' * len(COUNTS)}",
         *rows,
-        "",
-        taken_on(),
-        "",
     ]
-    Path(options.output).write_text("\n".join(lines))
-    print("\n".join(lines))
+    write_table(options.output, lines)
 
 
 if __name__ == "__main__":

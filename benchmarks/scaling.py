@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from grid import taken_on
+from grid import write_table
 
 from tuner import find_profile
 from tuner.apply.pipeline import default_workers
@@ -157,13 +157,14 @@ def measure(case: Case, surrogate: Surrogate, budget: str, folder: Path) -> Time
 
 def table(title: str, rows: Sequence[tuple[str, Times]]) -> list[str]:
     lines = [
+        "",
         f"| {title} | configurations | {' | '.join(COLUMNS)} | measured |",
         f"|---|{'---:|' * (len(COLUMNS) + 2)}",
     ]
     for label, times in rows:
         cells = [f"{times.seconds[column]:.2f} s" for column in COLUMNS]
         lines.append(f"| {label} | {times.guessed:,} | {' | '.join(cells)} | {times.measured} |")
-    return [*lines, ""]
+    return lines
 
 
 def main() -> None:
@@ -185,15 +186,11 @@ def main() -> None:
             " whole commands but for loading Python and the model, the search until no configuration is likely to be"
             f" better by a per cent, {options.budget} at most, with so many configurations *measured*. They measure on"
             " 8 MB of the sample, or a frame, and finalists on all of it.",
-            "",
             *table("sample", [(f"{mb} MB", timed(Case(nbytes=mb * 10**6))) for mb in SAMPLES_MB]),
             *table("frames", [(f"{height}x{width}", timed(Case(shape=(height, width)))) for height, width in SHAPES]),
             *table("space", [(name, timed(Case(space=name))) for name in ("quick", "portable", "doubled")]),
-            taken_on(),
-            "",
         ]
-    Path(options.output).write_text("\n".join(lines))
-    print("\n".join(lines))
+    write_table(options.output, lines)
 
 
 if __name__ == "__main__":
