@@ -6,6 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from numpy.typing import NDArray
 
 from tuner.apply.checksum import with_checksum
 from tuner.apply.cut import chunk_at
@@ -13,6 +16,9 @@ from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.prepare import Batch
 
 Corner = tuple[int, ...]
+
+#: Sees the place of a chunk, the chunk and its frame in the thread that encoded it; returns the frame to be written.
+Check = Callable[[Corner, NDArray[Any], bytes], bytes]
 
 
 def default_workers() -> int:
@@ -27,9 +33,16 @@ class Pipeline:
     `write` is raised by the `put` or `drain` that meets it.
     """
 
-    def __init__(self, encoder: ChunkEncoder, write: Callable[[Corner, bytes], None], workers: int) -> None:
+    def __init__(
+        self,
+        encoder: ChunkEncoder,
+        write: Callable[[Corner, bytes], None],
+        workers: int,
+        check: Check | None = None,
+    ) -> None:
         self.depth = 2 * workers + 2
         self._encoder = encoder
+        self._check = check
         self._write = write
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tuner-encode")
         self._pending: deque[tuple[Corner, Future[bytes]]] = deque()
@@ -41,7 +54,7 @@ class Pipeline:
         """
         while len(self._pending) >= self.depth:
             self._write_next()
-        self._pending.append((place, self._pool.submit(self._encode, batch, corner)))
+        self._pending.append((place, self._pool.submit(self._encode, place, batch, corner)))
         while self._pending and self._pending[0][1].done():
             self._write_next()
 
@@ -56,8 +69,10 @@ class Pipeline:
         self._pool.shutdown(cancel_futures=True)
         self._encoder.close()
 
-    def _encode(self, batch: Batch, corner: Corner) -> bytes:
-        return with_checksum(self._encoder.encode(chunk_at(batch.prepared(), corner, self._encoder.chunk_shape)))
+    def _encode(self, place: Corner, batch: Batch, corner: Corner) -> bytes:
+        chunk = chunk_at(batch.prepared(), corner, self._encoder.chunk_shape)
+        frame = self._encoder.encode(chunk)
+        return with_checksum(frame if self._check is None else self._check(place, chunk, frame))
 
     def _write_next(self) -> None:
         # Let go of only when it is written: an interrupt here must not lose a chunk from the middle.
