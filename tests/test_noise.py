@@ -231,9 +231,16 @@ def test_the_truth_is_not_doubted_and_noise_that_is_too_large_is(
     assert doubts(Noise(gain, offset, read_noise, "given").floored(1.0), stack, [frames], bits, 1.0) == ()
     for factor in (1.5, 2, 10):
         found = doubts(Noise(gain * factor, offset, read_noise * factor, "given"), stack, [frames], bits, 1.0)
-        assert any("times the variance" in doubt for doubt in found)
+        assert any("times the variance" in doubt.text and not doubt.safe for doubt in found)
     found = doubts(Noise(0.0, 0.0, 8 * math.sqrt(gain * top + read_noise**2), "given"), stack, [frames], bits, 1.0)
-    assert any("bits a pixel" in doubt for doubt in found)
+    assert any("bits a pixel" in doubt.text and not doubt.safe for doubt in found)
+
+
+def test_noise_that_is_too_small_is_doubted_and_safe() -> None:
+    frames = expose(1000 * SLOPE, 8)
+    (doubt,) = doubts(Noise(0.5, 0.0, 0.0, "given"), stack_of(frames), [frames], 16.0, 1.0)
+    assert "times the variance" in str(doubt)
+    assert doubt.safe
 
 
 def test_a_changing_scene_throws_no_doubt_on_the_truth() -> None:

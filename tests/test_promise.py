@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner import load_profile
@@ -25,10 +27,11 @@ from tuner.noise import Noise
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.lossy import REPORTED, Option, rank_steps
-from tuner.search.promise import held_back, hold, units_for, upper_bound
+from tuner.search.parts import Parts, split
+from tuner.search.promise import Promise, hold, units_for, upper_bound
 from tuner.space import Space
-from tuner.stack import Stack
-from tuner.steps import Pixels, Step
+from tuner.stack import Kind, Stack
+from tuner.steps import Pixels, Step, prepare
 from tuner.steps.uniform import Uniform, Window
 
 SUB_NOISE = Goal.from_dict({"maximize": ["ratio"], "require": ["max_error_sigma <= 0.5", "bias_sigma <= 0.01"]})
@@ -63,10 +66,29 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The scan as a search has it."""
+
+    stacks: list[Stack]
+    parts: Parts
+    sample: Sample
+    pixels: list[Pixels]
+
+    def hold(self, options: list[Option], goal: Goal) -> tuple[Option, Promise]:
+        return hold(options, goal, self.stacks, self.pixels, self.parts, 0.05)
+
+
+def opened_of(path: Path) -> Opened:
+    stacks = open_stacks([path])
+    parts = split(stacks, units_for(0.05), 0)
+    sample = draw_sample(stacks, 12 * 128 * 128 * 2, among=parts.search)
+    return Opened(stacks, parts, sample, [Pixels(stack.marks, None, POISSON) for stack in stacks])
+
+
 @pytest.fixture
-def opened(scan: Path) -> tuple[list[Stack], Sample, list[Pixels]]:
-    stacks = open_stacks([scan])
-    return stacks, draw_sample(stacks, 12 * 128 * 128 * 2), [Pixels(stack.marks, None, POISSON) for stack in stacks]
+def opened(scan: Path) -> Opened:
+    return opened_of(scan)
 
 
 @dataclass(frozen=True)
@@ -126,24 +148,40 @@ class NoWeakPeaks(Cheat):
 CHEATS = [Zeros(), Constant(), Random(), Floor(), Brighter(), NoBackground(), NoWeakPeaks()]
 
 
+class Frames:
+    """Frames in memory, as a source."""
+
+    def __init__(self, frames: NDArray[Any]) -> None:
+        self._frames = frames
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        return self._frames[start:stop]
+
+    def stored_bytes(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def stack_of(frames: NDArray[Any]) -> Stack:
+    return Stack("test", frames.shape, frames.ndim - 1, frames.dtype, Frames(frames))
+
+
 def option(step: Step) -> Option:
     return Option((step,), Evaluation(Config(), {"ratio": 100.0}))
 
 
 @pytest.mark.parametrize("goal", [SUB_NOISE, EQUIVALENT], ids=["sub-noise", "noise-equivalent"])
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: type(cheat).__name__)
-def test_cheats_get_no_promise(opened: tuple[list[Stack], Sample, list[Pixels]], cheat: Step, goal: Goal) -> None:
-    stacks, sample, pixels = opened
+def test_cheats_get_no_promise(opened: Opened, cheat: Step, goal: Goal) -> None:
     with pytest.raises(UnsatisfiableError, match="is broken"):
-        hold([option(cheat)], goal, stacks, pixels, sample, 0.05, 0)
+        opened.hold([option(cheat)], goal)
 
 
 @pytest.mark.parametrize("goal", [SUB_NOISE, EQUIVALENT], ids=["sub-noise", "noise-equivalent"])
-def test_cheats_do_not_even_become_candidates(
-    opened: tuple[list[Stack], Sample, list[Pixels]], goal: Goal, tmp_path: Path
-) -> None:
-    _, sample, pixels = opened
-    meter = Meter(sample, pixels=pixels, qualities=(*REPORTED, *goal.qualities))
+def test_cheats_do_not_even_become_candidates(opened: Opened, goal: Goal, tmp_path: Path) -> None:
+    meter = Meter(opened.sample, pixels=opened.pixels, qualities=(*REPORTED, *goal.qualities))
     with Log(tmp_path / "log.jsonl") as log:
         allowed, refused = rank_steps([(), *((cheat,) for cheat in CHEATS)], meter, goal, log)
     assert [option.steps for option in allowed] == [()]
@@ -168,11 +206,8 @@ def test_noise_that_is_overestimated_gets_no_profile(
     assert load_profile(tmp_path / "p.yaml", strict=True).evidence["noise"]["doubts"]
 
 
-def test_a_step_that_is_right_where_the_search_looked_and_wrong_elsewhere_is_caught(
-    opened: tuple[list[Stack], Sample, list[Pixels]],
-) -> None:
-    stacks, sample, pixels = opened
-    seen = {run.frames[index].tobytes() for run in sample.runs for index in range(len(run.frames))}
+def test_a_step_that_is_right_where_the_search_looked_and_wrong_elsewhere_is_caught(opened: Opened) -> None:
+    seen = {run.frames[index].tobytes() for run in opened.sample.runs for index in range(len(run.frames))}
 
     def learned(steps: Any, frames: NDArray[Any], about: Pixels) -> NDArray[Any]:
         """Frames that were seen as they are, others as zeros: no table of single values could."""
@@ -181,7 +216,7 @@ def test_a_step_that_is_right_where_the_search_looked_and_wrong_elsewhere_is_cau
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuner.search.promise.prepare", learned)
         with pytest.raises(UnsatisfiableError, match="is broken"):
-            hold([option(Uniform(2))], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
+            opened.hold([option(Uniform(2))], SUB_NOISE)
 
 
 def test_one_damaged_frame_in_many_is_found_with_the_confidence_that_is_stated() -> None:
@@ -194,13 +229,24 @@ def test_one_damaged_frame_in_many_is_found_with_the_confidence_that_is_stated()
         assert passed <= 0.05
 
 
-def test_a_second_look_is_harder_to_pass(opened: tuple[list[Stack], Sample, list[Pixels]]) -> None:
-    stacks, sample, pixels = opened
+@pytest.fixture
+def lucky(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """The scan with steps of zeros that spare the frames by which is selected."""
+    spared = {opened.stacks[0].read(u.frame, u.frame + 1).tobytes() for u in opened.parts.select}
+
+    def sparing(steps: Any, frames: NDArray[Any], about: Pixels) -> NDArray[Any]:
+        return frames if isinstance(steps[0], Zeros) and frames.tobytes() in spared else prepare(steps, frames, about)
+
+    monkeypatch.setattr("tuner.search.promise.prepare", sparing)
+    return opened
+
+
+def test_a_second_look_is_harder_to_pass(lucky: Opened) -> None:
     bad, good = option(Zeros()), option(Uniform(2))
     goal = Goal.from_dict({"maximize": ["ratio"], "require": ["max_abs_error <= 1"]})
-    first, one = hold([good], goal, stacks, pixels, sample, 0.05, 0)
-    second, two = hold([bad, good], goal, stacks, pixels, sample, 0.05, 0)
-    third, three = hold([bad, bad, good], goal, stacks, pixels, sample, 0.05, 0)
+    first, one = lucky.hold([good], goal)
+    second, two = lucky.hold([bad, good], goal)
+    third, three = lucky.hold([bad, bad, good], goal)
     assert first == second == third == good
     assert [p.looks for p in (one, two, three)] == [1, 2, 3]
     assert [p.confidence for p in (one, two, three)] == [0.95, 0.975, 0.9875]
@@ -211,32 +257,95 @@ def test_a_second_look_is_harder_to_pass(opened: tuple[list[Stack], Sample, list
     assert one.worst["max_abs_error"] == 1
 
 
-def test_frames_held_back_are_none_that_were_searched_nor_their_neighbours(
-    opened: tuple[list[Stack], Sample, list[Pixels]],
-) -> None:
-    stacks, sample, _ = opened
-    searched = {run.start + i for run in sample.runs for i in range(len(run.frames))}
-    near = {frame + shift for frame in searched for shift in (-1, 0, 1)}
-    held = held_back(stacks, sample, 59, 0)
-    assert held
-    assert not {frame for _, frame in held} & near
-    assert held == held_back(stacks, sample, 59, 0) == sorted(held)
-    assert held_back(stacks, sample, 5, 0) != held_back(stacks, sample, 5, 1)
-    assert len(held_back(stacks, sample, 5, 0)) == 5
+def test_what_fails_on_the_select_part_costs_no_look(opened: Opened) -> None:
+    taken, promise = opened.hold([option(Zeros()), option(Uniform(2))], SUB_NOISE)
+    assert taken == option(Uniform(2))
+    assert (promise.looks, promise.confidence) == (1, 0.95)
 
 
-def test_without_frames_to_judge_by_a_profile_is_provisional(tmp_path: Path) -> None:
-    np.save(tmp_path / "one.npy", scene(1))
-    stacks = open_stacks([tmp_path / "one.npy"])
-    sample, pixels = draw_sample(stacks), [Pixels(stacks[0].marks, None, POISSON)]
-    _, promise = hold([option(Uniform(2))], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
-    assert (promise.units, promise.bound, promise.provisional) == (0, 1.0, True)
+@given(n=st.integers(3, 400), count=st.integers(1, 120), seed=st.integers(0, 5))
+def test_no_frame_is_in_two_parts_and_between_them_is_a_gap(n: int, count: int, seed: int) -> None:
+    stack = stack_of(np.zeros((n, 2, 2), np.uint16))
+    parts = split([stack], count, seed)
+    (search,) = parts.search
+    select, test = ([unit.frame for unit in part] for part in (parts.select, parts.test))
+    assert search.any()
+    assert test
+    assert len(test) <= count
+    assert test == sorted(set(test))
+    assert not set(test) & set(select)
+    assert not search[test].any()
+    assert not search[select].any()
+    if n >= 24:
+        near = [frame + shift for frame in test for shift in (-1, 1) if 0 <= frame + shift < n]
+        assert not search[near].any()
+    if n >= 3 * count + 48:
+        assert len(test) == count
+    again = split([stack], count, seed)
+    assert (again.test, again.select) == (parts.test, parts.select)
+    assert (again.search[0] == search).all()
 
 
-def test_what_keeps_every_pixel_needs_no_frames(opened: tuple[list[Stack], Sample, list[Pixels]]) -> None:
-    stacks, sample, pixels = opened
+@given(frames=st.lists(st.integers(1, 9), min_size=2, max_size=40), seed=st.integers(0, 5))
+def test_of_several_files_whole_ones_are_held_back(frames: list[int], seed: int) -> None:
+    stacks = [stack_of(np.zeros((n, 2, 2), np.uint16)) for n in frames]
+    parts = split(stacks, 59, seed)
+    searched = {index for index, allowed in enumerate(parts.search) if allowed.any()}
+    selected, tested = ({unit.stack for unit in part} for part in (parts.select, parts.test))
+    assert searched
+    assert tested
+    assert not searched & tested
+    assert not searched & selected
+    assert not selected & tested
+    assert all(parts.search[index].all() for index in searched)
+    assert len(frames) < 3 or selected
+
+
+def test_frames_that_are_not_data_are_in_no_part() -> None:
+    kinds = np.array([Kind.DARK] * 5 + [Kind.DATA] * 40 + [Kind.FLAT] * 5, np.uint8)
+    parts = split([replace(stack_of(np.zeros((50, 2, 2), np.uint16)), kinds=kinds)], 59, 0)
+    frames = {unit.frame for unit in (*parts.select, *parts.test)} | set(np.flatnonzero(parts.search[0]).tolist())
+    assert frames <= set(range(5, 45))
+
+
+@pytest.mark.parametrize("shape", [(22, 26), (128, 128), (1000, 300), (2048,), (3, 5000)])
+def test_of_a_single_frame_tiles_are_held_back(shape: tuple[int, ...]) -> None:
+    stack = stack_of(np.zeros((1, *shape), np.uint16))
+    parts = split([stack], 59, 0)
+    covered = np.zeros(shape, int)
+    for unit in (*parts.select, *parts.test):
+        covered[unit.place] += 1
+    assert parts.seen is not None
+    assert (covered <= 1).all()
+    assert ((covered == 1) == ~parts.seen).all()
+    assert parts.seen.mean() > 0.3
+    assert "tiles" in parts.population
+
+
+def test_a_search_on_a_single_frame_promises_tiles_and_catches_what_spares_its_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.tile(scene(1), (1, 4, 4)))
+    one = opened_of(tmp_path / "one.npy")
+    assert one.parts.seen is not None
+    seen = one.parts.seen
+    taken, promise = one.hold([option(Uniform(2))], SUB_NOISE)
+    assert taken == option(Uniform(2))
+    assert promise.units == 59
+    meter = Meter(one.sample, pixels=one.pixels, qualities=("max_abs_error",), seen=seen)
+
+    def sparing(steps: Any, frames: NDArray[Any], about: Pixels) -> NDArray[Any]:
+        return np.where(seen, frames, 0).astype(frames.dtype)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tuner.measure.meter.prepare", sparing)
+        assert meter.prepared((Uniform(2),)).quality["max_abs_error"] == 0
+        patch.setattr("tuner.search.promise.prepare", sparing)
+        with pytest.raises(UnsatisfiableError, match="is broken"):
+            one.hold([option(Uniform(2))], SUB_NOISE)
+
+
+def test_what_keeps_every_pixel_needs_no_frames(opened: Opened) -> None:
     lossless = Option((), Evaluation(Config(), {"ratio": 2.0}))
-    taken, promise = hold([option(Zeros()), lossless], SUB_NOISE, stacks, pixels, sample, 0.05, 0)
+    taken, promise = opened.hold([option(Zeros()), lossless], SUB_NOISE)
     assert taken == lossless
     assert (promise.bound, promise.provisional) == (0.0, False)
 

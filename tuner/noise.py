@@ -135,9 +135,22 @@ _LEAST_TILES = 8
 
 
 @np.errstate(over="ignore", invalid="ignore")
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A reason not to believe a noise model."""
+
+    text: str
+    """In words."""
+    safe: bool
+    """Whether it only says that the noise may be larger: limits that hold in a smaller one hold in it too."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def doubts(
     noise: Noise, stack: Stack, runs: Sequence[NDArray[Any]], bits_per_pixel: float, step: float
-) -> tuple[str, ...]:
+) -> tuple[Doubt, ...]:
     """Why a noise model is not to be believed; empty where both guards hold.
 
     Noise cannot hold more entropy than a lossless code spends: ``log2(sigma sqrt(2 pi e))`` bits a pixel in the mean
@@ -160,7 +173,8 @@ def doubts(
     values = np.concatenate([run[stack.valid(run)] for run in runs] or [np.empty(0)])[:_PIXELS]
     entropy = float(_entropy(noise, values, step).mean()) if values.size else 0.0
     if entropy > bits_per_pixel:
-        found.append(f"it would hold {entropy:.2f} bits a pixel, and all of the data takes {bits_per_pixel:.2f}")
+        text = f"it would hold {entropy:.2f} bits a pixel, and all of the data takes {bits_per_pixel:.2f}"
+        found.append(Doubt(text, safe=False))
     points = [_differences(stack, runs, how) for how in (_repeats, _neighbours)]
     ratios = [ratio for intensity, v in points if len(ratio := _ratios(noise, intensity, v))]
     if ratios:
@@ -168,10 +182,11 @@ def doubts(
         least = min(ratios, key=lambda ratio: float(np.median(ratio)))
         low, high = float(least.min()), float(least.max())
         if low < _TRUSTED[0] or high > _TRUSTED[1]:
-            found.append(
+            text = (
                 f"differences have {low:.2f} to {high:.2f} times the variance that it predicts, by intensity;"
                 f" it must be {_TRUSTED[0]} to {_TRUSTED[1]}"
             )
+            found.append(Doubt(text, safe=low >= _TRUSTED[0]))
     return tuple(found)
 
 

@@ -74,15 +74,23 @@ class Meter:
         What steps need to know of each stack that the sample was drawn from; needed where there are steps.
     qualities : collection of str
         Which of `QUALITIES` are taken of what steps make.
+    seen : ndarray of bool, optional
+        The pixels that they are taken of, shape of a frame; all that count where it is not given.
     """
 
     def __init__(
-        self, sample: Sample, frames: int = 0, pixels: Sequence[Pixels] = (), qualities: Collection[str] = ()
+        self,
+        sample: Sample,
+        frames: int = 0,
+        pixels: Sequence[Pixels] = (),
+        qualities: Collection[str] = (),
+        seen: NDArray[np.bool_] | None = None,
     ) -> None:
         self.sample = sample
         self.frames = frames
         self.pixels = pixels
         self.qualities = qualities
+        self.seen = seen
         self.digest = sample.digest
         self.reference = Reference()
         self._scratch = np.empty(0, np.uint8)
@@ -127,6 +135,10 @@ class Meter:
         sides = (self.sample.runs, stepped.runs)
         before, after = (np.concatenate([run.frames for run in side]) for side in sides)
         valid, still = (np.concatenate([self.pixels[r.stack].valid(r.frames) for r in side]) for side in sides)
+        if self.seen is not None:
+            # What does not count must stay as it is in all of the frame; only then a part of it is left out.
+            before, after = (np.where(self.seen, frames, 0) for frames in (before, after))
+            valid, still = valid & self.seen, still & self.seen
         found = worst(compare(before, after, valid, self.pixels[0].noise, self.qualities, still_valid=still))
         if broken := [name for name, value in found.items() if not math.isfinite(value)]:
             raise CodecError(

@@ -75,7 +75,12 @@ class Sample:
         return digest.hexdigest()
 
 
-def draw_sample(stacks: Sequence[Stack], nbytes: int = 16 << 20, seed: int = 0) -> Sample:
+def draw_sample(
+    stacks: Sequence[Stack],
+    nbytes: int = 16 << 20,
+    seed: int = 0,
+    among: Sequence[NDArray[np.bool_]] | None = None,
+) -> Sample:
     """Draw runs of frames from stacks of one detector.
 
     Where all frames fit into `nbytes` they are the sample, each stretch of frames that may be drawn one run. Else the
@@ -96,6 +101,8 @@ def draw_sample(stacks: Sequence[Stack], nbytes: int = 16 << 20, seed: int = 0) 
         spaced stacks give one each. Where a stack gives one frame, it is that of median stored bytes.
     seed : int
         Decides what is left to chance.
+    among : sequence of bool array, optional
+        For each stack the frames that may be drawn, shape (frames,).
 
     Raises
     ------
@@ -112,7 +119,9 @@ def draw_sample(stacks: Sequence[Stack], nbytes: int = 16 << 20, seed: int = 0) 
                 f"got {stack.dtype}{stack.frame_shape}"
             )
     stored = [stack.source.stored_bytes() for stack in stacks]
-    eligible = [_eligible(stack, sizes) for stack, sizes in zip(stacks, stored, strict=True)]
+    eligible = [eligible_frames(stack, sizes) for stack, sizes in zip(stacks, stored, strict=True)]
+    if among is not None:
+        eligible = [frames[allowed[frames]] for frames, allowed in zip(eligible, among, strict=True)]
     if not any(len(frames) for frames in eligible):
         raise InputError(f"{first.name}: must have frames that were written, got none of {sum(map(len, stacks))}")
     budget = max(1, nbytes // first.frame_nbytes)
@@ -134,8 +143,8 @@ def _read(stack: Stack, start: int, stop: int) -> NDArray[Any]:
     return np.ascontiguousarray(stack.read(start, stop))
 
 
-def _eligible(stack: Stack, stored: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Numbers of the frames that may be drawn."""
+def eligible_frames(stack: Stack, stored: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Numbers of the data frames whose chunks were written, by stored bytes; of all that were where none is data."""
     written = np.ones(len(stack), np.bool_) if stored is None else stored > 0
     data = written if stack.kinds is None else written & (stack.kinds == Kind.DATA)
     return np.flatnonzero(data if data.any() else written)

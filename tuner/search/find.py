@@ -29,7 +29,8 @@ from tuner.search.budget import Budget
 from tuner.search.champion import load_surrogate
 from tuner.search.evidence import profile_of, readable, traits_of
 from tuner.search.lossy import REPORTED, NoiseFound, rank_steps, settle_noise
-from tuner.search.promise import RISK, Promise, hold
+from tuner.search.parts import Parts, split
+from tuner.search.promise import RISK, Promise, hold, units_for
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
@@ -126,14 +127,15 @@ def find_profile(
         Where nothing meets the requirements.
     """
     limit = Budget.parse(budget)
+    if not 0 < risk < 1:
+        raise InputError(f"--risk must be above 0 and below 1, got {risk}")
     wanted = _goal(goal, maximize, require)
     chosen = available(space if isinstance(space, Space) else load_space(space))
     nbytes = parse_size(sample, "--sample")
     stacks = open_stacks(paths, dataset, axes)
-    if not 0 < risk < 1:
-        raise InputError(f"--risk must be above 0 and below 1, got {risk}")
     given = Noise.parse(noise) if isinstance(noise, str) else noise
-    drawn = draw_sample(stacks, nbytes, seed)
+    parts = split(stacks, units_for(risk), seed) if any(chosen.steps()) else None
+    drawn = draw_sample(stacks, nbytes, seed, parts.search if parts else None)
     name = name or _name_of(paths)
     frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
@@ -142,7 +144,7 @@ def find_profile(
     file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
     with Log(folder / f"{file}.jsonl") as log:
         say = partial(_say, notify, drawn.dtype.itemsize)
-        lossy = _settle_steps(chosen, wanted, stacks, drawn, given, risk, seed, log, say)
+        lossy = _settle_steps(chosen, wanted, stacks, drawn, parts, given, risk, log, say)
         for stack in stacks:
             stack.close()
         run = Search(
@@ -195,7 +197,7 @@ class _Lossy:
         if self.noise is not None:
             evidence["noise"] = {
                 "estimates": [asdict(estimate) for estimate in self.noise.estimates],
-                "doubts": list(self.noise.doubts),
+                "doubts": [str(doubt) for doubt in self.noise.doubts],
             }
         return replace(profile, noise=self.noise.noise if self.noise else None, evidence=evidence)
 
@@ -205,31 +207,33 @@ def _settle_steps(
     goal: Goal,
     stacks: Sequence[Stack],
     drawn: Sample,
+    parts: Parts | None,
     given: Noise | None,
     risk: float,
-    seed: int,
     log: Log,
     say: Callable[[str], None],
 ) -> _Lossy:
     """Which steps of the space to take: the most promising that keep the goal's limits on frames held back."""
     options = space.steps()
     pixels = [Pixels(stack.marks, stack.mask) for stack in stacks]
-    if not any(options):
+    if parts is None:
         return _Lossy((), pixels, drawn)
     small = small_part(drawn)
     say("noise")
     lossless, _ = rank_steps([()], Meter(small), replace(goal, require=()), log)
     found = settle_noise(given, stacks[0], drawn, lossless[0].evaluation)
+    source = found.noise.source
     for doubt in found.doubts:
-        warnings.warn(f"{stacks[0].name}: the noise given may be wrong: {doubt}", TunerWarning, stacklevel=3)
+        text = f"{stacks[0].name}: the noise {'' if source == 'given' else 'from '}{source} may be wrong: {doubt}"
+        warnings.warn(text, TunerWarning, stacklevel=3)
     pixels = [replace(about, noise=found.noise) for about in pixels]
     say(f"{len(options)} ways to prepare frames")
-    meter = Meter(small, pixels=pixels, qualities=(*REPORTED, *goal.qualities))
+    meter = Meter(small, pixels=pixels, qualities=(*REPORTED, *goal.qualities), seen=parts.seen)
     allowed, refused = rank_steps(options, meter, goal, log)
     if not allowed:
         raise UnsatisfiableError(f"no step keeps the limits on quality: {refused[0].failure or goal.require}")
     say("judging them on frames held back")
-    option, promise = hold(allowed, goal, stacks, pixels, drawn, risk, seed)
+    option, promise = hold(allowed, goal, stacks, pixels, parts, risk)
     return _Lossy(option.steps, pixels, prepare_sample(option.steps, drawn, pixels), found, promise)
 
 

@@ -12,7 +12,7 @@ from tuner.errors import InputError
 from tuner.evaluation import Evaluation, Log
 from tuner.goal import Goal, Judge
 from tuner.measure.meter import Meter
-from tuner.noise import Noise, doubts, estimate
+from tuner.noise import Doubt, Noise, doubts, estimate
 from tuner.read.sampling import Sample
 from tuner.stack import Stack
 from tuner.steps import Step
@@ -36,8 +36,8 @@ class NoiseFound:
     """The one that is used."""
     estimates: tuple[Noise, ...]
     """All that the data allows."""
-    doubts: tuple[str, ...]
-    """Why it may be wrong; only one that was given, or that the file declares, is used nevertheless."""
+    doubts: tuple[Doubt, ...]
+    """Why it may be wrong; an estimate of which one is not safe is not used."""
 
 
 def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Evaluation) -> NoiseFound:
@@ -67,8 +67,9 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     noise = (given or estimates[0]).floored(step)
     bits = frames.nbytes * 8 / lossless.metrics["ratio"] / max(1, int(np.count_nonzero(valid)))
     found = doubts(noise, stack, runs, bits, step)
-    if found and given is None and not stack.photon_counting:
-        raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {found[0]}")
+    unsafe = [doubt for doubt in found if not doubt.safe]
+    if unsafe and given is None and not stack.photon_counting:
+        raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {unsafe[0]}")
     return NoiseFound(noise, estimates, found)
 
 

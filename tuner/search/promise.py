@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tuner.errors import UnsatisfiableError
 from tuner.goal import Constraint, Goal, broken
 from tuner.quality import compare, worst
-from tuner.read.sampling import Sample
 from tuner.search.lossy import REPORTED, Option
-from tuner.stack import Kind, Stack
+from tuner.search.parts import Parts, Unit
+from tuner.stack import Stack
 from tuner.steps import Pixels, prepare
 
 #: The confidence that an upper bound holds with, for the first candidate that is judged.
@@ -24,8 +24,6 @@ CONFIDENCE = 0.95
 RISK = 0.05
 #: Frames are compared so many bytes at a time.
 _BATCH_NBYTES = 32 << 20
-#: Frames between those that were searched on and those that are judged on.
-_GUARD = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Promise:
     """What frames that were held back said of the limits on quality."""
 
     units: int
-    """Frames that were judged, none of which the search had seen."""
+    """Frames that were judged, none of which the search had seen; or tiles of an only frame."""
     looks: int
     """How many candidates were judged on them; each look lowers the error that the next may have."""
     confidence: float
@@ -82,14 +80,13 @@ def hold(
     goal: Goal,
     stacks: Sequence[Stack],
     pixels: Sequence[Pixels],
-    searched: Sample,
+    parts: Parts,
     risk: float,
-    seed: int,
 ) -> tuple[Option, Promise]:
-    """The first option of which no frame that was held back breaks a limit, and what that is worth.
+    """The first option that keeps the limits on the select part, and on the test part; and what the latter is worth.
 
-    Frames are drawn at random from those that the search has not seen, a guard apart; each candidate is judged on all
-    of them, and at a confidence that rises with every look.
+    The test part is opened for one candidate, and for another only if that one fails: at a confidence that rises with
+    every look.
 
     Parameters
     ----------
@@ -99,11 +96,10 @@ def hold(
     stacks : sequence of Stack
     pixels : sequence of Pixels
         Of each stack.
-    searched : Sample
-        What the search saw.
+    parts : Parts
+        Of the data; the search has seen nothing but its part of them.
     risk : float
         The share of frames that may break a limit.
-    seed : int
 
     Raises
     ------
@@ -111,54 +107,74 @@ def hold(
         Where all options break a limit.
     """
     limits = goal.limits
-    names = tuple(dict.fromkeys((*REPORTED, *(c.metric for c in limits))))
-    count = units_for(risk)
-    held = held_back(stacks, searched, count, seed)
-    # Frames that are too small to tell a bias are judged together.
-    several = max(1, _BATCH_NBYTES // stacks[0].frame_nbytes)
-    batches = [held[start : start + several] for start in range(0, len(held), several)]
-    miss = ""
-    for look, option in enumerate(options):
+    names = tuple(dict.fromkeys((*REPORTED, *goal.qualities)))
+    miss, looks = "", 0
+    for option in options:
         if not option.steps:  # what keeps every pixel needs no frames to prove it
-            return option, Promise(len(held), look + 1, 1.0, 0.0, risk, {str(c): "by construction" for c in limits})
-        found: list[Mapping[str, NDArray[np.float64]]] = []
-        for batch in batches:
-            found.append(_compare(option, batch, stacks, pixels, names))
-            if (breach := broken(found[-1], limits)) is not None:
-                miss = f"{breach} in frames {', '.join(f'{frame}' for _, frame in batch[:3])}..."
-                break
-        else:
-            confidence = 1 - (1 - CONFIDENCE) / 2**look
-            merged = {name: np.concatenate([f[name] for f in found]) for name in (found[0] if found else ())}
-            promise = Promise(
-                units=len(held),
-                looks=look + 1,
-                confidence=confidence,
-                bound=upper_bound(len(held), confidence),
-                risk=risk,
-                limits={str(c): _how(c, option, searched, pixels[0]) for c in limits},
-                worst=worst(merged),
-                population=f"frames of these {len(stacks)} files" if len(stacks) > 1 else "frames of this scan",
-            )
-            return option, promise
+            always = {str(c): "by construction" for c in limits}
+            return option, Promise(0, looks, 1.0, 0.0, risk, always, {}, parts.population)
+        _, breach = _judge(option, limits, parts.select, stacks, pixels, names)
+        found: Mapping[str, float] = {}
+        if breach is None:
+            looks += 1
+            found, breach = _judge(option, limits, parts.test, stacks, pixels, names)
+        if breach is not None:
+            miss = breach
+            continue
+        confidence = 1 - (1 - CONFIDENCE) / 2 ** (looks - 1)
+        promise = Promise(
+            units=len(parts.test),
+            looks=looks,
+            confidence=confidence,
+            bound=upper_bound(len(parts.test), confidence),
+            risk=risk,
+            limits={str(c): _how(c, option, stacks[0].dtype, pixels[0]) for c in limits},
+            worst=found,
+            population=parts.population,
+        )
+        return option, promise
     raise UnsatisfiableError(f"no step keeps the limits on frames that were held back: {miss}")
+
+
+def _judge(
+    option: Option,
+    limits: Sequence[Constraint],
+    units: Sequence[Unit],
+    stacks: Sequence[Stack],
+    pixels: Sequence[Pixels],
+    names: Sequence[str],
+) -> tuple[Mapping[str, float], str | None]:
+    """Each quality of the worst unit, and the first limit that is broken, in words."""
+    # Units that are too small to tell a bias are judged together.
+    several = max(1, _BATCH_NBYTES // stacks[0].frame_nbytes)
+    found: list[Mapping[str, NDArray[np.float64]]] = []
+    for start in range(0, len(units), several):
+        batch = units[start : start + several]
+        found.append(_compare(option, batch, stacks, pixels, names))
+        if (breach := broken(found[-1], limits)) is not None:
+            frames = ", ".join(dict.fromkeys(str(unit.frame) for unit in batch))
+            return {}, f"{breach} in frames {frames if len(frames) < 20 else frames[:20] + '...'}"
+    merged = {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}
+    return worst(merged), None
 
 
 def _compare(
     option: Option,
-    batch: Sequence[tuple[int, int]],
+    batch: Sequence[Unit],
     stacks: Sequence[Stack],
     pixels: Sequence[Pixels],
     names: Sequence[str],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each quality of some frames, told by stack and number."""
+    """Each quality of some units."""
     original, after, valid, still = [], [], [], []
-    for index, frame in batch:
-        about = pixels[index]
-        original.append(stacks[index].read(frame, frame + 1))
-        after.append(prepare(option.steps, original[-1], about))
-        valid.append(about.valid(original[-1]))
-        still.append(about.valid(after[-1]))
+    for unit in batch:
+        about, place = pixels[unit.stack], (slice(None), *unit.place)
+        frame = stacks[unit.stack].read(unit.frame, unit.frame + 1)
+        stepped = prepare(option.steps, frame, about)
+        original.append(frame[place])
+        after.append(stepped[place])
+        valid.append(about.valid(frame)[place])
+        still.append(about.valid(stepped)[place])
     return compare(
         np.concatenate(original),
         np.concatenate(after),
@@ -169,35 +185,10 @@ def _compare(
     )
 
 
-def held_back(stacks: Sequence[Stack], searched: Sample, count: int, seed: int) -> list[tuple[int, int]]:
-    """Stacks and numbers of frames that the search has not seen, drawn at random, in order; `count` at most.
-
-    Only data frames whose chunks were written; none within a guard of a frame of the sample.
-    """
-    free = list(_free(stacks, searched))
-    drawn = np.random.default_rng([seed, 1]).permutation(len(free))[:count]
-    return [free[index] for index in np.sort(drawn)]
-
-
-def _free(stacks: Sequence[Stack], searched: Sample) -> Iterator[tuple[int, int]]:
-    for index, stack in enumerate(stacks):
-        free = np.ones(len(stack), np.bool_)
-        stored = stack.source.stored_bytes()
-        if stored is not None:
-            free &= stored > 0
-        if stack.kinds is not None:
-            free &= stack.kinds == Kind.DATA
-        for run in searched.runs:
-            if run.stack == index:
-                free[max(0, run.start - _GUARD) : run.start + len(run.frames) + _GUARD] = False
-        yield from ((index, int(frame)) for frame in np.flatnonzero(free))
-
-
-def _how(limit: Constraint, option: Option, searched: Sample, pixels: Pixels) -> str:
+def _how(limit: Constraint, option: Option, dtype: np.dtype[Any], pixels: Pixels) -> str:
     """Whether a limit holds by construction, for every value that the dtype has; wide ones have too many to ask."""
     if limit.metric not in ("max_abs_error", "max_error_sigma") or limit.op != "<=":
         return "by sample"
-    dtype = searched.dtype
     if dtype.kind == "f" or dtype.itemsize > 2:
         return "by sample"
     values = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
