@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 quick: lint
 	$(BIN)/pytest -m "not slow"

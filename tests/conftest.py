@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -26,7 +27,16 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose shipped surrogate is fitted, as a user has it after the first search."""
-    home = tmp_path_factory.mktemp("trained")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return trained(tmp_path_factory.mktemp("trained"))
+    # Processes that share the tests share it: the first fits while the others wait.
+    home = tmp_path_factory.getbasetemp().parent / "trained"
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return trained(home)
+
+
+def trained(home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNER_HOME", str(home))
         load_surrogate()

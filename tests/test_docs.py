@@ -17,9 +17,12 @@ import tuner
 from tuner import find_profile
 from tuner.cli import main
 from tuner.config import PLUGINS
-from tuner.evaluation import METRICS
+from tuner.evaluation import METRICS, Log
 from tuner.goal import BASELINES, Goal
 from tuner.profile import load_profile
+from tuner.search import champion
+from tuner.search.champion import shipped_log
+from tuner.search.surrogate import dataset_of
 from tuner.simulate import simulate, write_nexus
 from tuner.space import load_space
 
@@ -36,14 +39,24 @@ def names(paths: list[Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, trained_home: Path) -> Path:
-    """A folder as the pages take it: the simulated scan, a profile found on it, a file written with it."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the pages take it: the simulated scan, and a profile found on it.
+
+    Of the shipped log every tenth data set is there, as to train on all of it, at each command, would take minutes.
+    """
     folder = tmp_path_factory.mktemp("docs")
-    (folder / "profiles").mkdir()
+    for name in ("profiles", "shipped"):
+        (folder / name).mkdir()
     write_nexus(str(folder / "scan.nxs"), simulate("tomography", 16, 0))
-    shutil.copytree(trained_home, folder / "home")
+    shipped = shipped_log()
+    kept = {*sorted({dataset_of(evaluation) for evaluation in shipped})[::10]}
+    with Log(folder / "shipped" / "log.jsonl") as log:
+        for evaluation in shipped:
+            if dataset_of(evaluation) in kept:
+                log.append(evaluation)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNER_HOME", str(folder / "home"))
+        patch.setattr(champion, "_shipped", lambda: folder / "shipped")
         found = find_profile([folder / "scan.nxs"], space="quick", budget="12", sample="2MB")
     found.profile.save(folder / "profiles" / "id19.yaml")
     return folder
@@ -55,6 +68,7 @@ def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(champion, "_shipped", lambda: tmp_path / "shipped")
     return tmp_path
 
 
