@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_retrain(commands)
     _add_apply(commands)
     _add_verify(commands)
+    _add_show(commands)
     return parser
 
 
@@ -202,6 +203,22 @@ def _add_verify(commands: Any) -> None:
     command.add_argument("--against", nargs="+", type=_path, metavar="ORIGINAL", help="what it was written from")
     _add_source(command)
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
+    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
+def _add_show(commands: Any) -> None:
+    command = _command(
+        commands,
+        "show",
+        _show,
+        "draw what a profile's steps do to a frame: original, decoded, difference, its autocorrelation",
+        "tuner show id19.yaml scan.nxs -o picture.png",
+    )
+    command.add_argument("profile", type=_path, metavar="PROFILE")
+    command.add_argument("file", type=_path, metavar="FILE", help="an original")
+    command.add_argument("-o", "--output", type=_path, metavar="PNG", required=True, help="the picture to write")
+    _add_source(command)
+    command.add_argument("--frame", type=_whole, metavar="N", help="its number (default: the data frame in the middle)")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -388,6 +405,26 @@ def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
             f" read bit for bit{made} by a process with only {reader}"
             for v in verified
         ),
+    )
+
+
+def _show(options: argparse.Namespace) -> None:
+    from tuner.report.pictures import draw
+
+    _check_output(options.output, [options.file, options.profile])
+    profile = _load(options)
+    with _opened(options, [options.file]) as stacks:
+        try:
+            drawn = draw(profile, stacks[0], options.output, options.frame)
+        except ImportError as error:
+            if (error.name or "tuner").startswith("tuner"):
+                raise
+            raise InputError(f"pictures need {error.name}: pip install 'tuner[lab]'") from None
+    _answer(
+        options,
+        drawn,
+        f"{drawn['path']}: frame {drawn['frame']}, error at most {drawn['max_error']:.3g} {drawn['unit']},"
+        f" autocorrelation at most {drawn['autocorrelation']:.2g}",
     )
 
 
