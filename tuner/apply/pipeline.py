@@ -1,11 +1,12 @@
-"""Prepare and encode chunks in threads, hand them on in order, with a bounded number in flight."""
+"""Prepare and encode chunks in threads, write them in order in another, with a bounded number in flight."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -26,11 +27,60 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Pipeline:
-    """Chunks go in by `put`, and in the same order their bytes, checksum included, to `write` in the caller's thread.
+def depth_of(workers: int, chunks: int = 1) -> int:
+    """How many chunks are in flight at most: 2 * workers + 2, or those of workers + 1 batches where that is more.
 
-    At most `depth` chunks, 2 * workers + 2, are in flight; `put` waits where there are more. An error of encoding or of
-    `write` is raised by the `put` or `drain` that meets it.
+    Parameters
+    ----------
+    workers : int
+    chunks : int
+        That a batch with steps is cut into: while one batch is encoded, others are prepared.
+    """
+    return max(2 * workers + 2, (workers + 1) * chunks)
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """A chunk on its way to the file."""
+
+    place: Corner
+    row: _Row
+    corner: Corner
+    encoder: ChunkEncoder
+    frame: bytes | None = None
+    """What is written; None until it is encoded."""
+    error: BaseException | None = None
+    """Why it cannot be encoded."""
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """The chunks of one batch: they are up for encoding once it is prepared."""
+
+    batch: Batch
+    prepared: bool = False
+    chunks: list[_Chunk] = field(default_factory=list)
+    """Those that came before it was prepared."""
+
+
+class Pipeline:
+    """Chunks go in by `put`, and in the same order their bytes, checksum included, to `write` in a thread of its own.
+
+    No thread waits for another while there is something to be done: one prepares a batch while others encode the chunks
+    of the batches before. At most `depth` chunks are in flight; `put` waits where there are more. An error of encoding
+    or of `write` is raised by the next `put` or `drain`, and nothing that came after the chunk in question is written.
+
+    Parameters
+    ----------
+    encoder : ChunkEncoder
+        Closed with the pipeline.
+    write : callable
+        Takes the place of a chunk and its bytes.
+    workers : int
+        Threads that prepare and encode.
+    check : callable, optional
+    depth : int, optional
+        By default that of `workers`.
     """
 
     def __init__(
@@ -39,43 +89,168 @@ class Pipeline:
         write: Callable[[Corner, bytes], None],
         workers: int,
         check: Check | None = None,
+        depth: int | None = None,
     ) -> None:
-        self.depth = 2 * workers + 2
+        self.depth = depth or depth_of(workers)
         self._encoder = encoder
-        self._check = check
         self._write = write
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tuner-encode")
-        self._pending: deque[tuple[Corner, Future[bytes]]] = deque()
+        self._check = check
+        self._pending: deque[_Chunk] = deque()  # in the order of writing
+        self._todo: deque[_Row | _Chunk] = deque()  # the oldest first
+        self._row: _Row | None = None
+        self._encoded = 0
+        self._error: BaseException | None = None
+        self._closed = False
+        lock = threading.Lock()
+        self._room = threading.Condition(lock)  # a chunk was written, or nothing more will be
+        self._work = threading.Condition(lock)  # something is to be done
+        self._head = threading.Condition(lock)  # the next chunk to be written is encoded
+        # They end with the process, so that what still runs when the interpreter exits may close a file.
+        self._threads = [
+            threading.Thread(target=self._encode_all, name=f"tuner-encode-{index}", daemon=True)
+            for index in range(workers)
+        ]
+        self._threads.append(threading.Thread(target=self._write_all, name="tuner-write", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
-    def put(self, place: Corner, batch: Batch, corner: Corner) -> None:
+    @property
+    def waiting(self) -> int:
+        """Chunks that are not written yet."""
+        return len(self._pending)
+
+    @property
+    def backlog(self) -> int:
+        """Chunks that are not encoded yet."""
+        with self._room:
+            return len(self._pending) - self._encoded
+
+    def put(self, place: Corner, batch: Batch, corner: Corner, encoder: ChunkEncoder | None = None) -> None:
         """Encode the chunk of a batch that starts at `corner`; `write` gets it with its `place` in the dataset.
 
-        The batch's frames must stay as they are until `write` has been called, or `depth` chunks later.
+        The batch's frames must stay as they are until `write` has been called, or `depth` chunks later. The chunks of a
+        batch come one after the other. Another `encoder` may be given, which is not closed.
         """
-        while len(self._pending) >= self.depth:
-            self._write_next()
-        self._pending.append((place, self._pool.submit(self._encode, place, batch, corner)))
-        while self._pending and self._pending[0][1].done():
-            self._write_next()
+        with self._room:
+            while len(self._pending) >= self.depth and self._error is None:
+                self._room.wait()
+            self._raise()
+            if self._row is None or self._row.batch is not batch:
+                self._row = _Row(batch)
+                self._todo.append(self._row)
+            chunk = _Chunk(place, self._row, corner, encoder or self._encoder)
+            self._pending.append(chunk)
+            if self._row.prepared:
+                self._todo.append(chunk)
+            else:
+                self._row.chunks.append(chunk)
+            self._work.notify()
 
     def drain(self) -> None:
         """Wait until everything put in has been written."""
-        while self._pending:
-            self._write_next()
+        with self._room:
+            while self._pending and self._error is None:
+                self._room.wait()
+            self._raise()
 
     def close(self) -> None:
-        """Drop what has not been written, let the threads and the encoder go."""
-        self._pending.clear()
-        self._pool.shutdown(cancel_futures=True)
+        """Drop what has not been written, let the threads and the encoder go; what is being done is done first."""
+        with self._room:
+            self._closed = True
+            self._drop()
+        for thread in self._threads:
+            thread.join()
         self._encoder.close()
 
-    def _encode(self, place: Corner, batch: Batch, corner: Corner) -> bytes:
-        chunk = chunk_at(batch.prepared(), corner, self._encoder.chunk_shape)
-        frame = self._encoder.encode(chunk)
-        return with_checksum(frame if self._check is None else self._check(place, chunk, frame))
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
 
-    def _write_next(self) -> None:
-        # Let go of only when it is written: an interrupt here must not lose a chunk from the middle.
-        place, encoded = self._pending[0]
-        self._write(place, encoded.result())
-        self._pending.popleft()
+    def _drop(self) -> None:
+        self._todo.clear()
+        self._pending.clear()
+        self._encoded = 0
+        self._row = None
+        for condition in (self._room, self._work, self._head):
+            condition.notify_all()
+
+    def _encode_all(self) -> None:
+        while True:
+            with self._work:
+                while not self._todo and not self._closed:
+                    self._work.wait()
+                if self._closed:
+                    return
+                task = self._todo.popleft()
+            if isinstance(task, _Row):
+                self._prepare(task)
+            else:
+                self._encode(task)
+            del task
+
+    def _prepare(self, row: _Row) -> None:
+        error = None
+        try:
+            row.batch.prepared()
+        except BaseException as raised:
+            error = raised
+        with self._work:
+            row.prepared = True
+            chunks, row.chunks = row.chunks, []  # a cycle would keep what is written in memory
+            if self._closed or self._error is not None:
+                return
+            if error is not None:
+                for chunk in chunks:
+                    chunk.error = error
+                self._encoded += len(chunks)
+                self._head.notify()
+                return
+            # The oldest first: what is written next must not wait for what came later.
+            self._todo.extendleft(reversed(chunks))
+            self._work.notify(len(chunks))
+
+    def _encode(self, chunk: _Chunk) -> None:
+        try:
+            pixels = chunk_at(chunk.row.batch.prepared(), chunk.corner, chunk.encoder.chunk_shape)
+            frame = chunk.encoder.encode(pixels)
+            frame = with_checksum(frame if self._check is None else self._check(chunk.place, pixels, frame))
+            error = None
+        except BaseException as raised:
+            frame, error = b"", raised
+        with self._head:
+            chunk.frame, chunk.error = frame, error
+            if not self._closed and self._error is None:
+                self._encoded += 1
+                if chunk is self._pending[0]:
+                    self._head.notify()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._head:
+                while not self._closed and not self._next_is_ready():
+                    self._head.wait()
+                if self._closed:
+                    return
+                chunk = self._pending[0]
+            error = chunk.error
+            if error is None:
+                assert chunk.frame is not None
+                try:
+                    self._write(chunk.place, chunk.frame)
+                except BaseException as raised:
+                    error = raised
+            with self._room:
+                if self._closed:
+                    return
+                if error is not None:
+                    self._error = error
+                    self._drop()
+                else:
+                    # Let go of only now that it is written: its frames may be overwritten.
+                    self._pending.popleft()
+                    self._encoded -= 1
+                    self._room.notify()
+            del chunk
+
+    def _next_is_ready(self) -> bool:
+        return bool(self._pending) and (self._pending[0].frame is not None or self._pending[0].error is not None)

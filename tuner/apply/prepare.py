@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.guard import Watch
 from tuner.errors import InputError
 from tuner.goal import broken
 from tuner.profile import Profile
@@ -25,14 +26,14 @@ class Preparation:
     profile : Profile
     mask : ndarray of bool, optional
         True where a pixel does not count in any frame, shape of a frame.
-    verify : bool
-        Hold every frame to what the profile promises of it; one that breaks that stays as it is.
+    watch : Watch, optional
+        Which frames are held to what the profile promises of them; one that breaks that stays as it is.
     """
 
-    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None, verify: bool = False) -> None:
+    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None, watch: Watch | None = None) -> None:
         self.steps: Sequence[Step] = profile.config.steps
         self.pixels = Pixels(profile.invalid.marks, mask, profile.noise)
-        self._verify = verify
+        self._watch = watch
         self._limits = profile.limits
 
     @classmethod
@@ -57,8 +58,12 @@ class Preparation:
         prepared = prepare(self.steps, frames, self.pixels)
         if not self.steps or kept is None:
             return prepared
-        if self._verify:
-            kept |= np.array([breach is not None for breach in self.breaches(frames, prepared)], np.bool_)
+        if self._watch is not None and self._watch.due():
+            breaches = self.breaches(frames, prepared)
+            broken = np.array([breach is not None for breach in breaches], np.bool_) & ~kept
+            if broken.any():
+                self._watch.report(f"frames are written as they are: {breaches[broken.argmax()]}", int(broken.sum()))
+            kept |= broken
         prepared[kept] = frames[kept]
         return prepared
 

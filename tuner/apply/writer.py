@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
+import math
+import operator
 import os
+import re
+import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from tuner.apply.cut import corners
-from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept
-from tuner.apply.nexus import add_detector, check_dataset_path, data_group
+from tuner.apply.drift import Drift
+from tuner.apply.encode import Encoder
+from tuner.apply.guard import Verifier, Watch
+from tuner.apply.ledger import Ledger
+from tuner.apply.nexus import check_dataset_path
+from tuner.apply.output import Output, SingleFile
 from tuner.apply.pipeline import Pipeline, default_workers
-from tuner.apply.plugin import ChunkEncoder, open_encoder
+from tuner.apply.plugin import FallbackEncoder, open_encoder
 from tuner.apply.prepare import Batch, Preparation
-from tuner.apply.target import check_target, publish, reason, temporary_name
+from tuner.apply.rolling import RollingFiles
+from tuner.apply.scan_file import Layout
+from tuner.apply.target import check_target, reason
+from tuner.config import PLUGINS, Blosc2, Config
 from tuner.errors import CodecError, InputError, TunerError
 from tuner.profile import Profile
-from tuner.stack import convention
 
-#: What HDF5's index of chunks and a dataset's header may take in a flush.
-_INDEX_NBYTES = 1 << 16
+#: Writers that are open, to be closed when the interpreter exits.
+_OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
 def open_writer(
@@ -36,8 +48,12 @@ def open_writer(
     dtype: DTypeLike,
     mask: ArrayLike | None = None,
     mode: str = "x",
+    access: str = "single",
+    roll_every: int = 1000,
+    flush_every: int | str | None = None,
     workers: int | None = None,
-    verify: str = "off",
+    verify: str = "sample",
+    on_drift: str = "warn",
 ) -> Writer:
     """Create an HDF5 file for frames of one shape and dtype, stored as `profile` says.
 
@@ -57,11 +73,23 @@ def open_writer(
         True where a pixel is invalid in all frames; stored as `pixel_mask` of an NXdetector.
     mode : "x" or "w"
         "x" refuses an existing file, "w" replaces it once the new one has been created.
+    access : "single", "rolling" or "swmr"
+        How others read meanwhile. "single": one file, of which they see the last flush when they open it. "rolling":
+        `path` becomes a master that joins finished data files, ``<stem>_data_000001.h5`` and on, and is replaced after
+        each. "swmr": one file in HDF5's SWMR mode, for readers that open it so.
+    roll_every : int
+        Frames of a data file in rolling access; rounded up to whole chunks.
+    flush_every : int or str, optional
+        Flush after so many frames, or so often, such as "5s", also while no frames come.
     workers : int, optional
         Threads that encode; the default is one for each core that the process may use.
-    verify : "off" or "all"
-        "all" holds every frame that the profile's steps changed to what the profile promises; one that breaks it is
-        written as it is, and noted in the file. A provisional profile is taken only so.
+    verify : "off", "sample" or "all"
+        Which chunks are decoded and compared, and which frames that the profile's steps changed are held to what it
+        promises: of the first of every thread and one in 64, or all. What is wrong is written losslessly instead and
+        noted in the file, and from there on all are looked at. A provisional profile is taken only with "all".
+    on_drift : "warn" or "lossless"
+        What follows when frames leave the profile's envelope, beside a warning: "lossless" keeps every pixel from there
+        on.
 
     Raises
     ------
@@ -91,133 +119,137 @@ def open_writer(
         pixel = np.dtype(dtype)
     except TypeError:
         raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
-    return Writer(path, profile, dataset, shape, pixel, mask, mode, workers, verify)
+    for name, value, known in (
+        ("mode", mode, ("x", "w")),
+        ("access", access, ("single", "rolling", "swmr")),
+        ("on_drift", on_drift, ("warn", "lossless")),
+    ):
+        if value not in known:
+            raise InputError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
+    for name, number in (("workers", workers), ("roll_every", roll_every)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
+    return Writer(
+        Path(path),
+        profile,
+        check_dataset_path(dataset),
+        shape,
+        pixel.newbyteorder("="),
+        mask=None if mask is None else _check_mask(mask, shape),
+        overwrite=mode == "w",
+        access=access,
+        roll_every=roll_every,
+        flush_every=_interval(flush_every),
+        workers=workers or default_workers(),
+        verify=verify,
+        on_drift=on_drift,
+    )
 
 
 class Writer:
     """Encodes frames in threads and writes them in order; made by `open_writer`, used by one thread.
 
     Frames collect in memory until a chunk is full. At most 2 * workers + 2 chunks wait to be encoded or written, beyond
-    that `append` blocks: the memory used is that of as many chunks, and of one row of chunks being filled. The file is
-    not locked, so that other processes may read it meanwhile; what they see when they open it is the last `flush`.
+    that `append` blocks: the memory used is that of as many chunks, and of one row of chunks being filled; of as many
+    rows where frames come out of order. The file is not locked, so that other processes may read it meanwhile.
     Beyond what `flush` acknowledged, a process killed in the middle of one may leave frames that cannot be read or that
     read as invalid: NaN, the maximum of unsigned integers, -1 of int32; other dtypes have no such value, and get 0.
-    (HDF5 lets the same process open it again only with ``locking=False`` too.)
+    (HDF5 lets the same process open it again only with ``locking=False`` too.) A writer that is forgotten, or open when
+    the interpreter exits, closes its file.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         profile: Profile,
         dataset: str,
         frame_shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        mask: ArrayLike | None,
-        mode: str,
-        workers: int | None,
+        *,
+        mask: NDArray[np.bool_] | None,
+        overwrite: bool,
+        access: str,
+        roll_every: int,
+        flush_every: tuple[float, float],
+        workers: int,
         verify: str,
+        on_drift: str,
     ) -> None:
-        self.path = Path(path)
-        if mode not in ("x", "w"):
-            raise InputError(f"mode must be 'x' or 'w', got {mode!r}")
-        if workers is not None and workers < 1:
-            raise InputError(f"workers must be at least 1, got {workers}")
-        self._dtype = dtype.newbyteorder("=")
+        self._closed = True
+        self.path = path
+        self._dtype = dtype
         self._frame_shape = frame_shape
-        profile.match.check(self._dtype, frame_shape, str(self.path))
-        config = profile.config.resolve(frame_shape, self._dtype)
-        invalid = None if mask is None else _check_mask(mask, frame_shape)
-        if config.steps and profile.invalid.mask is not None and invalid is None:
-            raise InputError(f"{self.path}: mask must be given, as the profile's steps leave masked pixels as they are")
-        if verify not in ("off", "all"):
-            raise InputError(f"verify must be 'off' or 'all', got {verify!r}")
+        profile.match.check(dtype, frame_shape, str(path))
+        config = profile.config.resolve(frame_shape, dtype)
+        if config.steps and profile.invalid.mask is not None and mask is None:
+            raise InputError(f"{path}: mask must be given, as the profile's steps leave masked pixels as they are")
+        self._watch = Watch(verify)
         if profile.provisional and verify != "all":
             raise InputError(
-                f"{self.path}: verify must be 'all' for a provisional profile, as too few frames prove what its"
+                f"{path}: verify must be 'all' for a provisional profile, as too few frames prove what its"
                 f" steps do, got {verify!r}"
             )
-        self._preparation = Preparation(profile, invalid, verify == "all")
-        dataset = check_dataset_path(dataset)
-        check_target(self.path, overwrite=mode == "w")
-        self._encoder = encoder = open_encoder(config, profile.fallback.blosc2, self._dtype)
-
+        self._preparation = Preparation(profile, mask, self._watch)
+        check_target(path, overwrite)
+        self._encoder = open_encoder(config, profile.fallback.blosc2, dtype)
+        self._verifier = Verifier(self._encoder, _lossless_encoders(profile, config, dtype), Watch(verify))
         self._chunk_shape = config.chunks
-        self._slab_shape = (config.chunks[0], *frame_shape)
-        tiles = len(list(corners(self._slab_shape, self._chunk_shape)))
-        self._pipeline = Pipeline(encoder, self._write, workers or default_workers())
-        # Chunks are written in order and at most `depth` are in flight, so the slab after next in this ring is free.
-        self._ring: list[NDArray[Any] | None] = [None] * (-(-self._pipeline.depth // tiles) + 1)
-        self._last_tile = tuple((n - 1) // c * c for n, c in zip(frame_shape, config.chunks[1:], strict=True))
-        self._kept = np.zeros(config.chunks[0], np.bool_)
-        self._lossless: list[NDArray[np.bool_]] = []
-        self._submitted = 0
-        self._filled = 0
-        self._taken = 0
-        self._extent = 0
-        self._stored = 0
-        self._safe = 0
-        self._closed = False
-        self._error: TunerError | None = None
+        layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask)
+        output: Output
         try:
-            self._file = self._create(profile, dataset, encoder, invalid, mode)
-        except BaseException:
-            self._pipeline.close()
-            raise
-
-    def _create(
-        self, profile: Profile, dataset: str, encoder: ChunkEncoder, mask: NDArray[np.bool_] | None, mode: str
-    ) -> h5py.File:
-        temporary = temporary_name(self.path)
-        try:
-            # Created with the default version bounds: a newer superblock keeps a flag for which a file that was not
-            # closed refuses to open. Reopened with those of HDF5 1.10 for their index of chunks: the older one, a
-            # B-tree, cannot be read between two of the writes that make up a flush.
-            h5py.File(temporary, "x", locking=False).close()
-            file = h5py.File(temporary, "r+", libver=("v110", "v110"), locking=False)
-            try:
-                shape = (0, *self._frame_shape)
-                maxshape = (None, *self._frame_shape)
-                group = data_group(file, dataset)
-                name = dataset.split("/")[-1]
-                fill = _absent(self._dtype)
-                self._dataset = create_dataset(group, name, shape, maxshape, self._chunk_shape, encoder, fill)
-                self._dataset.attrs["interpretation"] = "image" if len(self._frame_shape) == 2 else "spectrum"
-                stamp(self._dataset, profile)
-                stamp_fallbacks(self._dataset, encoder)
-                add_detector(file, dataset, mask)
-                file.flush()
-                publish(temporary, self.path, overwrite=mode == "w")
-            except BaseException:
-                file.close()
-                raise
+            if access == "rolling":
+                output = RollingFiles(path, layout, overwrite, -(-roll_every // config.chunks[0]) * config.chunks[0])
+            else:
+                output = SingleFile(path, layout, overwrite, swmr=access == "swmr")
         except OSError as error:
-            raise TunerError(f"{self.path}: cannot be created: {reason(error)}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
-        return file
+            self._encoder.close()
+            raise TunerError(f"{path}: cannot be created: {reason(error)}") from None
+        except BaseException:
+            self._encoder.close()
+            raise
+        # No cycle leads back to the writer: it is closed as soon as it is forgotten.
+        self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, 2 * workers + 2)
+        self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier)
+        self._output = output
+        self._drift = Drift(profile, self._preparation.pixels)
+        self._on_drift = on_drift
+        self._flush_frames, self._flush_seconds = flush_every
+        self._flushed = 0
+        self._safe = 0
+        self._error: TunerError | None = None
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._closed = False
+        _OPEN.add(self)
+        if self._flush_seconds < math.inf:
+            arguments = (weakref.ref(self), self._flush_seconds, self._ended)
+            threading.Thread(target=_flush_regularly, args=arguments, name="tuner-flush", daemon=True).start()
 
     @property
     def frames_written(self) -> int:
         """Frames that `append` has taken; `flush` says how many of them are safe."""
-        return self._taken
+        return self._ledger.taken
 
-    def append(self, frames: ArrayLike, *, lossless: bool = False) -> None:
+    def append(self, frames: ArrayLike, *, index: int | None = None, lossless: bool = False) -> None:
         """Take one frame, shape `frame_shape`, or several, shape (n, *frame_shape); the caller may reuse its buffer.
 
         Parameters
         ----------
         frames : array
+        index : int, optional
+            Number of the first of them in the scan, counted from 0; by default they follow the last. Frames that are
+            left out keep the fill value and are listed in the file, until they come.
         lossless : bool
             Whether the profile's steps leave them as they are: flats and darks, which are divided into every frame.
 
         Raises
         ------
         InputError
-            For another shape or dtype; nothing of `frames` is taken and the writer goes on.
+            For another shape or dtype, frames that were given before, or that come when what is around them has been
+            written; nothing of `frames` is taken and the writer goes on.
         TunerError
             Where the file cannot be written; it names the first frame that is not safe, and the writer is closed.
         """
-        self._check_open()
         frames = np.asarray(frames)
         if frames.dtype.newbyteorder("=") != self._dtype:
             raise InputError(f"{self.path}: frames must be {self._dtype}, got {frames.dtype}")
@@ -226,45 +258,38 @@ class Writer:
             many = ", ".join(map(str, ("n", *self._frame_shape)))
             raise InputError(f"{self.path}: frames must have shape {self._frame_shape} or ({many}), got {frames.shape}")
         frames = frames.reshape(-1, *self._frame_shape)
-        done = 0
-        while done < len(frames):
-            slab = self._slab()
-            count = min(len(slab) - self._filled, len(frames) - done)
-            slab[self._filled : self._filled + count] = frames[done : done + count]
-            self._kept[self._filled : self._filled + count] = lossless
-            self._filled += count
-            self._taken += count
-            done += count
-            if self._filled == len(slab):
-                self._submit(slab)
+        with self._lock:
+            self._check_open()
+            start = self._ledger.end if index is None else self._check_index(index, len(frames))
+            self._take(frames, start, lossless)
+            if self._ledger.taken - self._flushed >= self._flush_frames:
+                self.flush()
 
     def flush(self) -> int:
         """Write all whole chunks; return how many frames survive the death of this process.
 
-        Frames of a chunk that is not full yet stay in memory, as a chunk that a reader may have seen is never written
-        again.
+        All frames given by now whose number is below that. Frames of a chunk that is not full yet stay in memory, as a
+        chunk that a reader may have seen is never written again. In rolling access, those in finished files.
         """
-        self._check_open()
-        try:
-            self._pipeline.drain()
-            self._check_present()
-            self._stamp()
-            self._file.flush()
-        except (OSError, RuntimeError, CodecError) as error:
-            raise self._fail(error) from None
-        self._safe = self._stored
-        return self._safe
+        return self._acknowledge(sync=False)
+
+    def sync(self) -> int:
+        """Flush, and have the disk hold it; return how many frames survive the death of this machine."""
+        return self._acknowledge(sync=True)
 
     def close(self) -> None:
         """Write what is left, the last chunk padded, and close the file; once closed it does nothing."""
-        if self._closed:
-            return
-        if self._filled:
-            self._submit(self._slab()[: self._filled])
-        self.flush()
-        self._closed = True
-        self._pipeline.close()
-        self._file.close()
+        with self._lock:
+            if self._closed:
+                return
+            for number in sorted(self._ledger.open):
+                self._submit(number)
+            self._acknowledge(sync=False)
+            try:
+                self._output.close(self._notes())
+            except (OSError, RuntimeError) as error:
+                raise self._fail(error) from None
+            self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -274,80 +299,106 @@ class Writer:
     ) -> None:
         self.close()
 
-    def _stamp(self) -> None:
-        """Say on the dataset what is only known by now."""
-        stamp_fallbacks(self._dataset, self._encoder)
-        if self._lossless:
-            self._lossless = [np.concatenate(self._lossless)]
-            stamp_kept(self._dataset, self._lossless[0])
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            with contextlib.suppress(Exception):
+                self.close()
 
-    def _slab(self) -> NDArray[Any]:
-        index = self._submitted % len(self._ring)
-        slab = self._ring[index]
-        if slab is None:
-            slab = self._ring[index] = np.empty(self._slab_shape, self._dtype)
-        return slab
+    def _take(self, frames: NDArray[Any], start: int, lossless: bool) -> None:
+        ledger, size = self._ledger, self._chunk_shape[0]
+        lossless |= self._on_drift == "lossless" and bool(self._drift.outside)
+        done = 0
+        while done < len(frames):
+            number, offset = divmod(start + done, size)
+            if number not in ledger.open:
+                self._give_up(self._output.horizon(start + done))
+            slab = ledger.slab(number)
+            count = min(size - offset, len(frames) - done)
+            slab.frames[offset : offset + count] = frames[done : done + count]
+            slab.lossless[offset : offset + count] = lossless
+            ledger.take(start + done, start + done + count)
+            if self._drift.due() and not lossless:
+                self._drift.look(start + done, frames[done], ledger.recent_ratio())
+            done += count
+            if ledger.complete(slab):
+                self._submit(number)
+        while len(ledger.open) > self._pipeline.depth:
+            self._submit(min(ledger.open))
 
-    def _submit(self, slab: NDArray[Any]) -> None:
-        first = self._submitted * self._slab_shape[0]
+    def _check_index(self, index: int, count: int) -> int:
+        start = operator.index(index)
         try:
-            self._extend(first + len(slab))
-            kept = self._kept[: len(slab)].copy()
-            batch = Batch(slab, self._preparation, kept)
-            for corner in corners(slab.shape, self._chunk_shape):
-                self._pipeline.put((first, *corner[1:]), batch, corner)
+            if start < 0:
+                raise InputError(f"index must be at least 0, got {start}")
+            self._ledger.check(start, count)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        return start
+
+    def _give_up(self, horizon: int) -> None:
+        """Write what can no longer be completed."""
+        for number in sorted(n for n, slab in self._ledger.open.items() if slab.first < horizon):
+            self._submit(number)
+
+    def _submit(self, number: int) -> None:
+        try:
+            slab = self._ledger.open[number]
+            frames = self._ledger.seal(slab)
+            batch = Batch(frames, self._preparation, slab.lossless[: len(frames)])
+            chunks = 0
+            for corner in corners(frames.shape, self._chunk_shape):
+                self._pipeline.put((slab.first, *corner[1:]), batch, corner)
+                chunks += 1
             # Counted last: interrupted before, the slab is put again, byte for byte the same.
-            self._submitted += 1
-            self._filled = 0
-            if self._preparation.steps:
-                self._lossless.append(kept)
+            self._ledger.submitted(number, chunks)
         except (OSError, RuntimeError, CodecError) as error:
             raise self._fail(error) from None
 
-    def _extend(self, frames: int) -> None:
-        self._dataset.id.set_extent((frames, *self._frame_shape))
-        self._extent = frames
+    def _acknowledge(self, sync: bool) -> int:
+        with self._lock:
+            self._check_open()
+            self._flushed = self._ledger.taken
+            try:
+                self._pipeline.drain()
+                acknowledge = self._output.sync if sync else self._output.flush
+                self._safe = acknowledge(self._ledger.stored, self._notes())
+            except (OSError, RuntimeError, CodecError) as error:
+                raise self._fail(error) from None
+            return self._safe
 
-    def _write(self, place: tuple[int, ...], chunk: bytes) -> None:
-        descriptor = self._file.id.get_vfd_handle()
-        size = os.fstat(descriptor).st_size
-        try:
-            self._dataset.id.write_direct_chunk(place, chunk)
-        except OSError:
-            # A part of the chunk may have taken the last of the disk, which the index now needs.
-            os.ftruncate(descriptor, size)
-            raise
-        if place[1:] == self._last_tile:
-            self._stored = min(place[0] + self._slab_shape[0], self._extent)
+    def _notes(self) -> dict[str, Any]:
+        """Attributes of what is only known by now."""
+        notes: dict[str, Any] = {}
+        if isinstance(self._encoder, FallbackEncoder):
+            notes["tuner_fallback_chunks"] = np.int64(self._encoder.fallbacks)
+        if self._preparation.steps:
+            notes["tuner_lossless_frames"] = self._ledger.lossless.array()
+        if self._ledger.gaps.total:
+            notes["tuner_missing_frames"] = self._ledger.gaps.array()
+        if self._watch.found:
+            notes["tuner_broken_frames"] = np.int64(self._watch.found)
+        if self._verifier.watch.found:
+            notes["tuner_replaced_chunks"] = np.int64(self._verifier.watch.found)
+            notes["tuner_replaced_frames"] = self._verifier.replaced.array()
+        if self._drift.outside:
+            notes["tuner_outside_envelope"] = json.dumps(self._drift.outside)
+        return notes
 
     def _fail(self, error: BaseException) -> TunerError:
         """Close the file with the frames that are complete in it, and say which is the first that is not."""
-        self._closed = True
-        self._pipeline.close()
-        descriptor = self._file.id.get_vfd_handle()
-        try:
-            self._check_present()
-            # The index of the chunks needs a little more; better known before HDF5 has written half of it.
-            size = os.fstat(descriptor).st_size
-            os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
-            self._extend(self._stored)
-            self._stamp()
-            self._file.flush()
-            self._safe = self._stored
-        except (OSError, RuntimeError):
-            # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
-            nowhere = os.memfd_create("tuner")
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
-        if isinstance(error, FileNotFoundError):
-            self._safe = 0
-        with contextlib.suppress(OSError, RuntimeError):
-            self._file.close()
+        self._end()
+        safe = self._output.save(self._ledger.stored, self._notes())
         self._error = TunerError(
-            f"{self.path}: {reason(error)}: frames from {self._safe} on are not safely written,"
-            " those before can be read"
+            f"{self.path}: {reason(error)}: frames from {safe} on are not safely written, those before can be read"
         )
         return self._error
+
+    def _end(self) -> None:
+        self._pipeline.close()
+        self._drift.close()
+        self._ended.set()
+        self._closed = True
+        _OPEN.discard(self)
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -355,12 +406,50 @@ class Writer:
         if self._closed:
             raise InputError(f"{self.path}: the writer is closed")
 
-    def _check_present(self) -> None:
-        """Raise OSError if the file under our name is no longer the one that we write."""
-        ours = os.fstat(self._file.id.get_vfd_handle())
-        there = self.path.stat()
-        if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
-            raise FileNotFoundError(f"{self.path} was replaced")
+
+@atexit.register
+def _close_all() -> None:
+    for writer in list(_OPEN):
+        writer.close()
+
+
+def _flush_regularly(reference: weakref.ref[Writer], seconds: float, ended: threading.Event) -> None:
+    while not ended.wait(seconds):
+        writer = reference()
+        if writer is None:
+            return
+        # What fails here is raised by the next call, too.
+        with contextlib.suppress(TunerError):
+            writer.flush()
+        del writer
+
+
+def _interval(flush_every: int | str | None) -> tuple[float, float]:
+    """After how many frames, and after how many seconds, to flush."""
+    if flush_every is None:
+        return math.inf, math.inf
+    if isinstance(flush_every, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?s", flush_every)
+        if found and float(found[1]) > 0:
+            return math.inf, float(found[1])
+    elif flush_every >= 1:
+        return flush_every, math.inf
+    raise InputError(f"flush_every must be a number of frames >= 1, or seconds such as '5s', got {flush_every!r}")
+
+
+def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -> list[Encoder]:
+    """What a chunk is written with where the profile's encoder fails: its fallback, and no compression at all."""
+    plain = Blosc2(clevel=0, filters=())
+    fallback = profile.fallback.blosc2
+    if fallback.codec in PLUGINS or (
+        fallback.typesize and math.prod(config.chunks) * dtype.itemsize % fallback.typesize
+    ):
+        fallback = plain
+    encoders = []
+    for blosc2 in dict.fromkeys((fallback, plain)):
+        resolved = Config(config.chunks, blosc2).resolve(config.chunks[1:], dtype)
+        encoders.append(Encoder(resolved.blosc2, config.chunks, dtype))
+    return encoders
 
 
 def _check_mask(mask: ArrayLike, frame_shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -368,8 +457,3 @@ def _check_mask(mask: ArrayLike, frame_shape: tuple[int, ...]) -> NDArray[np.boo
     if array.dtype != np.bool_ or array.shape != frame_shape:
         raise InputError(f"mask must be bool of shape {frame_shape}, got {array.dtype} of shape {array.shape}")
     return array
-
-
-def _absent(dtype: np.dtype[Any]) -> Any:
-    """What a pixel that was never written reads as: invalid, where a dtype has a value for that."""
-    return np.nan if dtype.kind == "f" else next(iter(convention(dtype)), 0)

@@ -1,0 +1,99 @@
+"""Are the frames of a scan still like those that its profile was measured on? Traits of some of them say so."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.profile import Profile
+from tuner.steps import Pixels
+from tuner.traits import traits
+
+#: Share of one thread's time that looking may take.
+SHARE = 0.01
+
+#: A profile's envelope holds nine of ten pieces of its data: frames are outside where they are this many times its
+#: width beyond it, and that many looks in a row.
+_WIDTHS, _LOOKS = 1.0, 3
+
+#: What counts as no change: of the value itself, and absolute, for shares and bits.
+_RELATIVE, _ABSOLUTE = 0.05, 0.01
+
+#: The ratio is too low below this part of what was measured.
+_RATIO = 0.7
+
+_log = logging.getLogger(__name__)
+
+
+class Drift:
+    """Follows the traits of frames and their ratio; warns once for each that leaves what the profile was measured on.
+
+    Traits are computed in a thread of its own, of single frames, as often as takes a hundredth of its time.
+
+    Parameters
+    ----------
+    profile : Profile
+        One without an envelope is never left, nor is one for data with a mask where none is given.
+    pixels : Pixels
+        Which pixels count.
+    """
+
+    def __init__(self, profile: Profile, pixels: Pixels) -> None:
+        self.outside: dict[str, list[float]] = {}
+        """What was left: trait to [value, low, high, frame]."""
+        self._pixels = pixels
+        known = profile.invalid.mask is None or pixels.mask is not None
+        self._bounds = {name: _widened(*bounds) for name, bounds in profile.envelope.items() if known}
+        measured = np.atleast_1d(profile.evidence.get("metrics", {}).get("ratio", []))
+        if self._bounds and measured.size:
+            self._bounds["ratio"] = (_RATIO * float(measured[0]), math.inf)
+        self._in_a_row = dict.fromkeys(self._bounds, 0)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tuner-drift") if self._bounds else None
+        self._looking: Future[None] | None = None
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to look at a frame."""
+        return (
+            self._pool is not None
+            and time.monotonic() >= self._next
+            and (self._looking is None or self._looking.done())
+        )
+
+    def look(self, number: int, frame: NDArray[Any], ratio: float | None) -> None:
+        """Look at a frame, of which a copy is made, and at the ratio of late, None where nothing was written."""
+        assert self._pool is not None
+        self._looking = self._pool.submit(self._judge, number, frame[None].copy(), ratio)
+
+    def close(self) -> None:
+        """Let the thread go."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _judge(self, number: int, frames: NDArray[Any], ratio: float | None) -> None:
+        start = time.thread_time()
+        marks = self._pixels.marks
+        found = traits(frames, self._pixels.valid(frames), marks.saturated(frames, self._pixels.mask))
+        if ratio is not None:
+            found["ratio"] = ratio
+        for name, (low, high) in self._bounds.items():
+            if name not in found or name in self.outside:
+                continue
+            self._in_a_row[name] = 0 if low <= found[name] <= high else self._in_a_row[name] + 1
+            if self._in_a_row[name] == _LOOKS:
+                self.outside[name] = [found[name], low, high, float(number)]
+                _log.warning(
+                    "frame %d: %s is %.5g, the profile is for %.5g to %.5g", number, name, found[name], low, high
+                )
+        self._next = time.monotonic() + (time.thread_time() - start) / SHARE
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    slack = _WIDTHS * (high - low) + _RELATIVE * max(abs(low), abs(high)) + _ABSOLUTE
+    return low - slack, high + slack

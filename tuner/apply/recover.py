@@ -1,0 +1,226 @@
+"""Files of a writer that was killed: made to open again, and which of their frames are safe."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
+from tuner.apply.rolling import Piece, data_files, image_numbers, join, part_name
+from tuner.apply.runs import Runs
+from tuner.apply.scan_file import LIBVER, sync_folder
+from tuner.apply.target import publish, temporary_name
+from tuner.errors import InputError
+from tuner.read.nexus import find_frames
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+#: In a superblock of version 3 with addresses of 8 bytes: where flags, end of file and checksum are.
+#: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section II.A
+_FLAGS, _END, _CHECKSUM = 11, 28, 44
+
+
+def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Make the file of a writer that was killed open again, and say which of its frames are safe.
+
+    A flag that SWMR access leaves is cleared. Of a master that joins data files, the one that was being written is
+    finished with its safe frames, and the master is replaced by one that joins it too.
+
+    Parameters
+    ----------
+    path : path
+        A file of any of the writer's accesses, whose writer is dead.
+
+    Returns
+    -------
+    dict
+        `dataset`, its `frames`, `cleared` (whether a flag was), `finished` (names of data files), and runs [first,
+        after the last] of frames that are `safe`: all their chunks are there and their checksums right.
+
+    Raises
+    ------
+    InputError
+        No such file, no HDF5 file, a file that a process on this machine is writing, or one without frames.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise InputError(f"{place}: no such file")
+    _check_unused(place)
+    cleared = _clear_flag(place)
+    try:
+        with h5py.File(place, locking=False) as file:
+            name = find_frames(file)[0]
+            dataset = file[name]
+            if not dataset.is_virtual:
+                safe = safe_frames(dataset, place)
+                return {
+                    "dataset": name,
+                    "frames": len(dataset),
+                    "cleared": cleared,
+                    "finished": [],
+                    "safe": safe.array().tolist(),
+                }
+    except OSError as error:
+        raise InputError(f"{place}: cannot be opened: {error}") from None
+    return _recover_rolling(place, name)
+
+
+def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
+    """Frames all of whose chunks are stored with the right checksum.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Written by a writer: the first axis numbers frames, and every chunk ends in its Fletcher32.
+    path : Path
+        Of its file.
+    """
+    chunks = dataset.chunks
+    tiles = int(np.prod([-(-size // extent) for size, extent in zip(dataset.shape[1:], chunks[1:], strict=True)]))
+    found: dict[int, int] = {}
+    with path.open("rb") as file:
+
+        def look(chunk: Any) -> None:
+            file.seek(chunk.byte_offset)
+            data = file.read(chunk.size)
+            if len(data) == chunk.size > CHECKSUM_NBYTES:
+                stated = int.from_bytes(data[-CHECKSUM_NBYTES:], "little")
+                if fletcher32(data[:-CHECKSUM_NBYTES]) == stated:
+                    found[chunk.chunk_offset[0]] = found.get(chunk.chunk_offset[0], 0) + 1
+
+        dataset.id.chunk_iter(look)
+    runs = Runs()
+    for first in sorted(found):
+        if found[first] == tiles:
+            runs.add(first, min(first + chunks[0], len(dataset)))
+    return runs
+
+
+def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
+    safe, pieces, finished = Runs(), [], []
+    for number, part in _unfinished(master):
+        _check_unused(part)
+        if _finish(part, number, master, name):
+            finished.append(part_name(master, number))
+    for _, path in data_files(master):
+        with h5py.File(path, locking=False) as file:
+            dataset = file[name]
+            start = int(dataset.attrs["image_nr_low"]) - 1
+            pieces.append(Piece(start, len(dataset), path.name))
+            for first, after in safe_frames(dataset, path).array().tolist():
+                safe.add(start + first, start + after)
+    temporary = temporary_name(master)
+    try:
+        shutil.copyfile(master, temporary)
+        with h5py.File(temporary, "r+", locking=False) as file:
+            old = file[name]
+            group, attributes = old.parent, dict(old.attrs)
+            shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
+            del file[name]
+            dataset = join(group, name.rsplit("/", 1)[1], pieces, shape, dtype, fill)
+            dataset.attrs.update(attributes)
+            frames = len(dataset)
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+        publish(temporary, master, overwrite=True)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(master.parent)
+    return {"dataset": name, "frames": frames, "cleared": False, "finished": finished, "safe": safe.array().tolist()}
+
+
+def _unfinished(master: Path) -> Iterator[tuple[int, Path]]:
+    """Data files that are still under a temporary name, with their numbers."""
+    for path in sorted(master.parent.iterdir()):
+        found = re.fullmatch(r"\.(.*_data_(\d{6,})\.h5)\.\d+\.part", path.name)
+        if found and found[1] == part_name(master, int(found[2])):
+            yield int(found[2]), path
+
+
+def _finish(part: Path, number: int, master: Path, name: str) -> bool:
+    """Give a data file its name with its safe frames; False, and it stays, where it has none."""
+    with h5py.File(part, "r+", libver=LIBVER, locking=False) as file:
+        dataset = file[name]
+        start = (number - 1) * len(dataset)
+        safe = safe_frames(dataset, part).array()
+        if not len(safe):
+            return False
+        count = int(safe[-1, 1])
+        dataset.resize(count, axis=0)
+        dataset.attrs.update(image_numbers(Piece(start, count, part.name)))
+        file.flush()
+        os.fsync(file.id.get_vfd_handle())
+    publish(part, master.with_name(part_name(master, number)), overwrite=False)
+    return True
+
+
+def _check_unused(path: Path) -> None:
+    """Raise InputError where a process on this machine has the file open for writing."""
+    target = path.stat()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            there = descriptor.stat()
+            if (there.st_dev, there.st_ino) != (target.st_dev, target.st_ino):
+                continue
+            info = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text()
+        except OSError:  # it is gone, or another user's
+            continue
+        flags = int(re.search(r"flags:\s*(\d+)", info)[1], 8)  # type: ignore[index]
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise InputError(f"{path}: must not be in use, is being written by process {descriptor.parts[2]}")
+
+
+def _clear_flag(path: Path) -> bool:
+    """Clear the flag for which a file that was not closed refuses to open; whether there was one."""
+    with path.open("r+b") as file:
+        head = bytearray(file.read(_CHECKSUM + 4))
+        if head[:8] != _SIGNATURE:
+            raise InputError(f"{path}: must be an HDF5 file")
+        if head[8] != 3 or head[9] != 8 or not head[_FLAGS]:
+            return False
+        head[_FLAGS] = 0
+        # Chunks may lie beyond the end that was noted last.
+        struct.pack_into("<Q", head, _END, os.fstat(file.fileno()).st_size)
+        struct.pack_into("<I", head, _CHECKSUM, lookup3(bytes(head[:_CHECKSUM])))
+        file.seek(0)
+        file.write(head)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' hash of at least one byte (http://burtleburtle.net/bob/c/lookup3.c), which HDF5's metadata ends in.
+
+    >>> hex(lookup3(b"Four score and seven years ago"))
+    '0x17770551'
+    """
+
+    def mixed(values: list[int], rounds: tuple[tuple[int, int, int], ...], final: bool) -> list[int]:
+        for to, by, shift in rounds:
+            turned = (values[by] << shift | values[by] >> 32 - shift) & 0xFFFFFFFF
+            if final:
+                values[to] = ((values[to] ^ values[by]) - turned) & 0xFFFFFFFF
+            else:
+                values[to] = (values[to] - values[by] ^ turned) & 0xFFFFFFFF
+                other = 3 - to - by
+                values[by] = (values[by] + values[other]) & 0xFFFFFFFF
+        return values
+
+    values = [(0xDEADBEEF + len(data)) & 0xFFFFFFFF] * 3
+    padded = data + bytes(-len(data) % 12)
+    for start in range(0, len(padded), 12):
+        words = struct.unpack_from("<3I", padded, start)
+        values = [(value + word) & 0xFFFFFFFF for value, word in zip(values, words, strict=True)]
+        if start + 12 < len(padded):
+            values = mixed(values, ((0, 2, 4), (1, 0, 6), (2, 1, 8), (0, 2, 16), (1, 0, 19), (2, 1, 4)), False)
+    rounds = ((2, 1, 14), (0, 2, 11), (1, 0, 25), (2, 1, 16), (0, 2, 4), (1, 0, 14), (2, 1, 24))
+    return mixed(values, rounds, True)[2]

@@ -1,0 +1,250 @@
+"""Rolling files: data files of so many frames each, joined by a master; readers meet only finished files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tuner.apply.cut import corners
+from tuner.apply.nexus import data_group
+from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
+from tuner.apply.target import check_target, publish, temporary_name
+
+Corner = tuple[int, ...]
+
+
+def part_name(master: Path, number: int) -> str:
+    """The name of the data file of a number, counted from 1, beside its master: as Dectris has it.
+
+    >>> part_name(Path("scan.h5"), 1), part_name(Path("/data/scan_master.h5"), 12)
+    ('scan_data_000001.h5', 'scan_data_000012.h5')
+    """
+    return f"{_stem(master)}_data_{number:06d}.h5"
+
+
+def data_files(master: Path) -> Iterator[tuple[int, Path]]:
+    """The data files that are there beside a master, with their numbers."""
+    name = re.compile(re.escape(_stem(master)) + r"_data_(\d{6,})\.h5")
+    for path in sorted(master.parent.iterdir()):
+        if found := name.fullmatch(path.name):
+            yield int(found[1]), path
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A finished data file of a scan."""
+
+    start: int
+    """Its first frame."""
+    frames: int
+    name: str
+    """Of the file, beside the master."""
+
+
+def join(
+    group: h5py.Group,
+    name: str,
+    pieces: Sequence[Piece],
+    frame_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fill: Any,
+) -> h5py.Dataset:
+    """A virtual dataset joined from data files that have theirs at the same path; what lies between reads as `fill`."""
+    total = max((piece.start + piece.frames for piece in pieces), default=0)
+    path = f"{group.name.rstrip('/')}/{name}"
+    joined = h5py.VirtualLayout((total, *frame_shape), dtype, maxshape=(None, *frame_shape))
+    for piece in pieces:
+        source = h5py.VirtualSource(piece.name, path, (piece.frames, *frame_shape), dtype)
+        joined[piece.start : piece.start + piece.frames] = source
+    return group.create_virtual_dataset(name, joined, fillvalue=fill)
+
+
+def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Notes) -> None:
+    """Write and sync a file whose dataset is joined from data files; `path` must not exist."""
+    with h5py.File(path, "x", locking=False) as file:
+        group = data_group(file, layout.dataset)
+        dataset = join(group, layout.name, pieces, layout.frame_shape, layout.dtype, layout.fill)
+        layout.describe(file, dataset)
+        dataset.attrs.update(notes)
+        file.flush()
+        os.fsync(file.id.get_vfd_handle())
+
+
+class _Part:
+    """A data file that is being written, and which chunks it has by now."""
+
+    def __init__(self, path: Path, layout: Layout, frames: int) -> None:
+        self.path = path
+        self.temporary = temporary_name(path)
+        self.file = ScanFile(self.temporary, layout)
+        self.file.extend(frames)
+        self.places: set[Corner] = set()
+
+
+class RollingFiles:
+    """Data files under temporary names until they are finished, and a master that is replaced after each.
+
+    A finished file has been closed, synced and renamed, in a thread of its own, at most one at a time. Frames may come
+    late as long as they belong to the file being filled or to the one before.
+
+    Parameters
+    ----------
+    path : Path
+        The master.
+    layout : Layout
+    overwrite : bool
+        Replace a master, and remove the data files that it had.
+    frames : int
+        In a data file; whole chunks.
+    """
+
+    def __init__(self, path: Path, layout: Layout, overwrite: bool, frames: int) -> None:
+        self._path = path
+        self._layout = layout
+        self._frames = frames
+        self._chunks = len(list(corners((frames, *layout.frame_shape), layout.encoder.chunk_shape)))
+        self._parts: dict[int, _Part] = {}
+        self._pieces: dict[int, Piece] = {}
+        self._joined = 0
+        self._extent = 0
+        self._notes: Notes = {}
+        for _, old in list(data_files(path)):
+            check_target(old, overwrite)
+        self._replace_master(overwrite)
+        for _, old in list(data_files(path)):
+            old.unlink()
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
+        self._finishing: Future[None] | None = None
+
+    def horizon(self, frame: int) -> int:
+        """The first frame of the data file before that of `frame`."""
+        return max(0, frame // self._frames - 1) * self._frames
+
+    def extend(self, frames: int) -> None:
+        """Note how many frames there are."""
+        self._extent = max(self._extent, frames)
+
+    def write(self, place: Corner, chunk: bytes) -> None:
+        """Write one chunk into its data file, which is finished once all its chunks are written."""
+        number, first = divmod(place[0], self._frames)
+        part = self._parts.get(number)
+        if part is None:
+            for old in sorted(n for n in self._parts if n < number - 1):
+                self._finish(old)
+            part = self._parts[number] = _Part(
+                self._path.with_name(part_name(self._path, number + 1)), self._layout, self._frames
+            )
+        part.file.write((first, *place[1:]), chunk)
+        part.places.add(place)
+        if len(part.places) == self._chunks:
+            self._finish(number)
+
+    def flush(self, stored: int, notes: Notes) -> int:
+        """Those in finished files that the master joins; others survive in a file that `tuner recover` finishes."""
+        self._notes = notes
+        for part in self._parts.values():
+            part.file.flush()
+        return self._safe
+
+    def sync(self, stored: int, notes: Notes) -> int:
+        """Those in finished files that the master joins, all of which are synced."""
+        self.flush(stored, notes)
+        self._wait()
+        return self._safe
+
+    def close(self, notes: Notes) -> None:
+        """Finish the last data file, which may be shorter, and the master."""
+        self._notes = notes
+        if not self._parts:
+            self._wait()
+            self._replace_master()
+        for number in sorted(self._parts):
+            self._finish(number)
+        self._wait()
+        self._finisher.shutdown()
+
+    def save(self, stored: int, notes: Notes) -> int:
+        """Finish what can be, drop the rest."""
+        self._notes = notes
+        self._extent = min(self._extent, stored)
+        try:
+            self._wait()
+            for number in sorted(n for n in self._parts if n * self._frames < stored):
+                part, piece = self._parts[number], self._piece(number)
+                if not part.file.save(piece.frames, image_numbers(piece)):
+                    break
+                del self._parts[number]
+                self._publish(number, part, piece, joins=True)
+        except (OSError, RuntimeError):
+            pass  # what the master joins stays
+        self._finisher.shutdown()
+        for part in self._parts.values():
+            part.file.discard()
+            part.temporary.unlink(missing_ok=True)
+        return self._joined if self._path.exists() else 0
+
+    @property
+    def _safe(self) -> int:
+        return min([self._joined, *(number * self._frames for number in self._parts)])
+
+    def _piece(self, number: int) -> Piece:
+        start = number * self._frames
+        return Piece(start, min(self._frames, self._extent - start), part_name(self._path, number + 1))
+
+    def _finish(self, number: int) -> None:
+        self._wait()
+        part, piece = self._parts[number], self._piece(number)
+        part.file.extend(piece.frames)
+        part.file.note(image_numbers(piece))
+        part.file.close()
+        del self._parts[number]
+        # A file that is still open may lie before this one: the master waits for it.
+        joins = all(other > number for other in self._parts)
+        try:
+            self._finishing = self._finisher.submit(self._publish, number, part, piece, joins)
+        except RuntimeError:  # the interpreter is going down and starts no thread
+            self._publish(number, part, piece, joins)
+
+    def _publish(self, number: int, part: _Part, piece: Piece, joins: bool) -> None:
+        with part.temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        publish(part.temporary, part.path, overwrite=True)
+        sync_folder(part.path.parent)
+        self._pieces[number] = piece
+        if joins:
+            self._replace_master()
+            self._joined = max(piece.start + piece.frames for piece in self._pieces.values())
+
+    def _replace_master(self, overwrite: bool = True) -> None:
+        temporary = temporary_name(self._path)
+        try:
+            write_master(temporary, self._layout, list(self._pieces.values()), self._notes)
+            publish(temporary, self._path, overwrite)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(self._path.parent)
+
+    def _wait(self) -> None:
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
+
+
+def _stem(master: Path) -> str:
+    return master.name.removesuffix(master.suffix).removesuffix("_master")
+
+
+def image_numbers(piece: Piece) -> Notes:
+    """Which frames a data file has, counted from 1, as Dectris says it."""
+    return {
+        "image_nr_low": np.int64(piece.start + 1),
+        "image_nr_high": np.int64(piece.start + piece.frames),
+    }

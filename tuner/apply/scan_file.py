@@ -1,0 +1,194 @@
+"""One HDF5 file of a running acquisition: its dataset grows chunk by chunk, and what was flushed survives a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.apply.dataset import create_dataset, stamp
+from tuner.apply.nexus import add_detector, data_group
+from tuner.apply.plugin import ChunkEncoder
+from tuner.profile import Profile
+from tuner.stack import convention
+
+#: Attributes that say what is only known while frames are written.
+Notes = Mapping[str, Any]
+
+#: What HDF5's index of chunks and a dataset's header may take in a flush.
+_INDEX_NBYTES = 1 << 16
+
+#: What HDF5 1.10 and later read: the upper bound is stated too, so that no later library takes what 1.10 cannot read.
+LIBVER = ("v110", "v110")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files of a scan have in common."""
+
+    dataset: str
+    """Path without its leading slash."""
+    frame_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    encoder: ChunkEncoder
+    profile: Profile
+    mask: NDArray[np.bool_] | None
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in its group."""
+        return self.dataset.split("/")[-1]
+
+    @property
+    def fill(self) -> Any:
+        """What a pixel that was never written reads as: invalid, where a dtype has a value for that."""
+        return np.nan if self.dtype.kind == "f" else next(iter(convention(self.dtype)), 0)
+
+    def create(self, file: h5py.File) -> h5py.Dataset:
+        """The dataset, empty, with the groups and attributes around it."""
+        maxshape = (None, *self.frame_shape)
+        shape = (0, *self.frame_shape)
+        group = data_group(file, self.dataset)
+        dataset = create_dataset(group, self.name, shape, maxshape, self.encoder.chunk_shape, self.encoder, self.fill)
+        self.describe(file, dataset)
+        return dataset
+
+    def describe(self, file: h5py.File, dataset: h5py.Dataset) -> None:
+        """Say what the frames are and what they were written with."""
+        dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
+        stamp(dataset, self.profile)
+        add_detector(file, self.dataset, self.mask)
+
+
+class ScanFile:
+    """A file that is being written; other processes may open it, what they see is the last `flush`.
+
+    Parameters
+    ----------
+    path : Path
+        Must not exist.
+    layout : Layout
+    swmr : bool
+        Made so that `start_swmr` can follow.
+    """
+
+    def __init__(self, path: Path, layout: Layout, swmr: bool = False) -> None:
+        # Created with the default version bounds, then opened again with those of HDF5 1.10: the old superblock has no
+        # flag for which a file that was not closed refuses to open, the newer index of chunks can be read between any
+        # two writes of a flush. SWMR wants the newer superblock.
+        h5py.File(path, "x", libver=LIBVER if swmr else None, locking=False).close()
+        self._file = h5py.File(path, "r+", libver=LIBVER, locking=False)
+        self._frame_shape = layout.frame_shape
+        self._noted: dict[str, Any] = {}
+        try:
+            self._dataset = layout.create(self._file)
+            self.flush()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def start_swmr(self) -> None:
+        """Go into HDF5's SWMR mode: nothing but chunks can be added from here on."""
+        self._file.swmr_mode = True
+
+    def extend(self, frames: int) -> None:
+        """Make the dataset hold so many frames."""
+        self._dataset.id.set_extent((frames, *self._frame_shape))
+
+    def write(self, place: tuple[int, ...], chunk: bytes) -> None:
+        """Write one chunk; a failed one leaves the file as long as it was."""
+        size = os.fstat(self._descriptor).st_size
+        try:
+            self._dataset.id.write_direct_chunk(place, chunk)
+        except OSError:
+            # A part of the chunk may have taken the last of the disk, which the index now needs.
+            os.ftruncate(self._descriptor, size)
+            raise
+
+    def note(self, notes: Notes) -> None:
+        """Set attributes of the dataset, those that changed."""
+        for name, value in notes.items():
+            if name not in self._noted or not np.array_equal(self._noted[name], value):
+                self._dataset.attrs[name] = value
+                self._noted[name] = value
+
+    def flush(self) -> None:
+        """Hand what was written to the system: it survives the death of this process."""
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Have the disk hold what was flushed: it survives the death of the machine."""
+        os.fsync(self._descriptor)
+
+    def same_as(self, path: Path) -> bool:
+        """Whether the file under a name is this one.
+
+        Raises
+        ------
+        OSError
+            Where there is none.
+        """
+        ours, there = os.fstat(self._descriptor), path.stat()
+        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+    def save(self, frames: int, notes: Notes) -> bool:
+        """After a failure: close the file with its first frames only; False where that cannot be written either."""
+        descriptor = self._descriptor
+        try:
+            # The index of the chunks needs a little more; better known before HDF5 has written half of it.
+            size = os.fstat(descriptor).st_size
+            os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
+            self.extend(frames)
+            if not self._file.swmr_mode:
+                self.note(notes)
+            self.flush()
+            saved = True
+        except (OSError, RuntimeError):
+            self._let_go(descriptor)
+            saved = False
+        with contextlib.suppress(OSError, RuntimeError):
+            self._file.close()
+        return saved
+
+    def discard(self) -> None:
+        """Close the file without another byte being written to it."""
+        self._let_go(self._descriptor)
+        with contextlib.suppress(OSError, RuntimeError):
+            self._file.close()
+
+    def _let_go(self, descriptor: int) -> None:
+        # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
+        nowhere = os.memfd_create("tuner")
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+    @property
+    def _descriptor(self) -> int:
+        return int(self._file.id.get_vfd_handle())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def annotate(path: Path, dataset: str, notes: Notes) -> None:
+    """Set attributes of a dataset of a closed file."""
+    if notes:
+        with h5py.File(path, "r+", libver=LIBVER, locking=False) as file:
+            file[dataset].attrs.update(notes)
