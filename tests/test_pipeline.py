@@ -1,0 +1,194 @@
+"""The pipeline: order, bounds and bytes hold for any number of workers, and no error leaves a thread waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tuner.apply.cut import corners
+from tuner.apply.encode import Encoder
+from tuner.apply.pipeline import Pipeline, depth_of
+from tuner.apply.prepare import Batch, Preparation
+from tuner.config import Blosc2, Config
+from tuner.profile import Match, Profile
+from tuner.steps import Uniform
+
+SHAPE = (8, 6)
+TILE = (1, 4, 3)
+PROFILE = Profile("test", Match("uint16"), Config(steps=(Uniform(4),)), Config())
+
+
+class Slow(Encoder):
+    """Takes a different time for each chunk, so that threads overtake each other."""
+
+    def __init__(self, chunk_shape: tuple[int, ...] = TILE) -> None:
+        super().__init__(Blosc2(typesize=2), chunk_shape, np.dtype("uint16"))
+
+    def encode(self, chunk: NDArray[Any]) -> bytes:
+        time.sleep(int(chunk.flat[0]) % 7 * 2e-4)
+        return super().encode(chunk)
+
+
+class Failing(Encoder):
+    """Fails on one value."""
+
+    def __init__(self, value: int) -> None:
+        super().__init__(Blosc2(typesize=2), TILE, np.dtype("uint16"))
+        self.value = value
+
+    def encode(self, chunk: NDArray[Any]) -> bytes:
+        if chunk.flat[0] == self.value:
+            raise MemoryError("one chunk too many")
+        return super().encode(chunk)
+
+
+def frames(count: int, seed: int = 0) -> NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(0, 60000, (count, *SHAPE), "uint16")
+
+
+def run(pipeline: Pipeline, batches: NDArray[np.uint16], preparation: Preparation | None = None) -> None:
+    for number, frame in enumerate(batches):
+        batch = Batch(frame[None], preparation)
+        for corner in corners((1, *SHAPE), TILE):
+            pipeline.put((number, *corner[1:]), batch, corner)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 12), st.booleans(), st.integers(0, 99))
+def test_the_same_bytes_in_the_same_order_for_any_number_of_workers(
+    workers: int, count: int, lossy: bool, seed: int
+) -> None:
+    preparation = Preparation(PROFILE) if lossy else None
+    written: list[list[tuple[tuple[int, ...], bytes]]] = []
+    for threads in (1, workers):
+        out: list[tuple[tuple[int, ...], bytes]] = []
+        pipeline = Pipeline(Slow(), lambda place, chunk, out=out: out.append((place, chunk)), threads)  # type: ignore[misc]
+        run(pipeline, frames(count, seed), preparation)
+        pipeline.drain()
+        pipeline.close()
+        written.append(out)
+    assert written[0] == written[1]
+    assert [place for place, _ in written[0]] == [(n, *c[1:]) for n in range(count) for c in corners((1, *SHAPE), TILE)]
+
+
+@pytest.mark.parametrize("depth", [None, 1, 3])
+def test_no_more_than_depth_chunks_are_in_flight(depth: int | None) -> None:
+    put, written, most = 0, 0, 0
+
+    def write(place: tuple[int, ...], chunk: bytes) -> None:
+        nonlocal written
+        time.sleep(1e-4)
+        written += 1
+
+    pipeline = Pipeline(Slow(), write, 2, depth=depth)
+    batch = Batch(frames(1))
+    for _ in range(60):
+        pipeline.put((0, 0, 0), batch, (0, 0, 0))
+        put += 1
+        most = max(most, put - written)
+        assert pipeline.backlog <= pipeline.waiting <= pipeline.depth
+    pipeline.drain()
+    assert written == put
+    assert pipeline.waiting == pipeline.backlog == 0
+    pipeline.close()
+    assert most <= pipeline.depth == (depth or 6)
+
+
+def test_a_batch_is_prepared_while_another_is() -> None:
+    """Two workers meet in the steps of two frames, each cut into many chunks: neither waits for the other's."""
+    both = threading.Barrier(2, timeout=20)
+    once = threading.local()
+
+    class Meeting(Batch):
+        def prepared(self) -> NDArray[Any]:
+            if not hasattr(once, "met"):
+                once.met = True
+                both.wait()
+            return super().prepared()
+
+    chunks = len(list(corners((1, *SHAPE), TILE)))
+    pipeline = Pipeline(Slow(), lambda place, chunk: None, 2, depth=depth_of(2, chunks))
+    for number, frame in enumerate(frames(2)):
+        batch = Meeting(frame[None], Preparation(PROFILE))
+        for corner in corners((1, *SHAPE), TILE):
+            pipeline.put((number, *corner[1:]), batch, corner)
+    pipeline.drain()
+    pipeline.close()
+    assert not both.broken
+
+
+def stuck(work: Callable[[], None]) -> bool:
+    """Whether something does not end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    return thread.is_alive()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("where", ["encode", "write", "check", "prepare"])
+def test_an_error_is_raised_once_met_and_nothing_after_it_is_written(where: str, workers: int) -> None:
+    given = frames(20)
+    given[:, 0, 0] = np.arange(20)
+    written: list[int] = []
+
+    class Broken(Batch):
+        def prepared(self) -> NDArray[Any]:
+            ready = super().prepared()
+            if where == "prepare" and ready[0, 0, 0] == 9:
+                raise MemoryError("one chunk too many")
+            return ready
+
+    def write(place: tuple[int, ...], chunk: bytes) -> None:
+        if where == "write" and place[0] == 9:
+            raise MemoryError("one chunk too many")
+        written.append(place[0])
+
+    def check(place: tuple[int, ...], chunk: NDArray[Any], frame: bytes) -> bytes:
+        if where == "check" and place[0] == 9:
+            raise MemoryError("one chunk too many")
+        return frame
+
+    encoder = Failing(9 if where == "encode" else 99)
+    pipeline = Pipeline(encoder, write, workers, check)
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for number, frame in enumerate(given):
+                pipeline.put((number, 0, 0), Broken(frame[None]), (0, 0, 0))
+            pipeline.drain()
+        except MemoryError as error:
+            raised.append(error)
+        pipeline.close()
+        pipeline.close()
+
+    assert not stuck(work)
+    assert len(raised) == 1
+    assert written == list(range(9))
+
+
+def test_closing_drops_what_waits_and_leaves_no_thread() -> None:
+    going = threading.Event()
+    before = threading.active_count()
+    written: list[tuple[int, ...]] = []
+
+    def write(place: tuple[int, ...], chunk: bytes) -> None:
+        going.wait(20)
+        written.append(place)
+
+    pipeline = Pipeline(Slow(), write, 2)
+    run(pipeline, frames(1))
+    threading.Timer(0.05, going.set).start()
+    assert not stuck(pipeline.close)
+    assert len(written) <= 1, "the chunk being written is finished, those behind it are not begun"
+    while threading.active_count() > before:  # the timer's thread
+        time.sleep(0.01)
