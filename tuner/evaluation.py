@@ -45,6 +45,9 @@ METRICS = {
     **{name: Metric(quality.text, timed=False, quality=True) for name, quality in QUALITIES.items()},
 }
 
+#: A number that an analysis of a goal answers, which is named after it, such as ``peaks.recall``.
+ANALYSED = Metric("a number of an analysis", False)
+
 #: The metrics that a goal may maximize.
 OBJECTIVES = tuple(name for name, metric in METRICS.items() if not metric.quality)
 

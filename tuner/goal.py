@@ -6,12 +6,13 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.analysis import analysis_from_dict, analysis_to_dict
 from tuner.document import (
     OneOf,
     check_list,
@@ -23,7 +24,7 @@ from tuner.document import (
     suggest,
 )
 from tuner.errors import InputError
-from tuner.evaluation import METRICS, OBJECTIVES, Evaluation
+from tuner.evaluation import ANALYSED, METRICS, OBJECTIVES, Evaluation, Metric
 from tuner.quality import worst
 
 #: The version of a goal's document.
@@ -33,7 +34,7 @@ SCHEMA = 1
 BASELINES = ("none", "gzip", "bslz4", "blosc2", "zstd")
 
 _CONSTRAINT = re.compile(
-    r"\s*(?P<metric>\w+)\s*(?P<op>>=|<=)\s*(?:(?P<limit>[-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:\*\s*(?P<name>\w+))?|(?P<alone>[a-z]\w*))\s*",
+    r"\s*(?P<metric>[\w.]+)\s*(?P<op>>=|<=)\s*(?:(?P<limit>[-+]?[\d.]+(?:e[-+]?\d+)?)\s*(?:\*\s*(?P<name>\w+))?|(?P<alone>[a-z]\w*))\s*",
     re.IGNORECASE,
 )
 
@@ -43,7 +44,7 @@ class Constraint:
     """A requirement: METRIC >= LIMIT or METRIC <= LIMIT."""
 
     metric: str
-    """One of `METRICS`."""
+    """One of `METRICS`, or ``analysis.figure``."""
     op: str
     """``>=`` or ``<=``."""
     limit: float
@@ -66,7 +67,9 @@ class Constraint:
         match = _CONSTRAINT.fullmatch(check_str(text, place))
         if match is None:
             raise InputError(f"{place} must read METRIC >= LIMIT or METRIC <= LIMIT, got {kind_of(text)}")
-        metric = OneOf(tuple(METRICS)).check(match["metric"], place)
+        metric = match["metric"]
+        if "." not in metric:
+            OneOf(tuple(METRICS)).check(metric, place)
         name = match["name"] or match["alone"]
         known = (*BASELINES, "best")
         if name is not None and name not in known:
@@ -77,7 +80,14 @@ class Constraint:
             limit = math.nan
         if not math.isfinite(limit):
             raise InputError(f"{place} must have a finite number as limit, got {match['limit']!r}")
+        if "." in metric and name is not None:
+            raise InputError(f"{place} must have a number as limit of an analysis, got {name!r}")
         return cls(metric, match["op"], limit, name)
+
+    @property
+    def what(self) -> Metric:
+        """What kind of number it limits."""
+        return METRICS.get(self.metric, ANALYSED)
 
     def __str__(self) -> str:
         limit = f"{self.limit:g}"
@@ -123,6 +133,8 @@ class Goal:
     """What a configuration must meet."""
     name: str = ""
     """How tables call it."""
+    analyses: tuple[Any, ...] = ()
+    """What is compared before and after; each an `Analysis`."""
 
     def __post_init__(self) -> None:
         if not self.maximize:
@@ -130,6 +142,18 @@ class Goal:
         if len(set(self.maximize)) != len(self.maximize):
             raise InputError(f"maximize must name each metric once, got {list(self.maximize)}")
         self._check_consistent()
+        self._check_analyses()
+
+    def _check_analyses(self) -> None:
+        known = {analysis.name: analysis for analysis in self.analyses}
+        for constraint in self.analysed:
+            name, _, figure = constraint.metric.partition(".")
+            if name not in known:
+                names = " ".join(known) or "but has none"
+                raise InputError(f"require must name an analysis that the goal has, {names}, got '{constraint}'")
+            if (figures := known[name].figures) and figure not in figures:
+                hint = suggest(figure, figures)
+                raise InputError(f"require must name one of {name}'s {' '.join(figures)}, got '{constraint}'{hint}")
 
     def _check_consistent(self) -> None:
         for lower in self.require:
@@ -143,7 +167,7 @@ class Goal:
     @property
     def timed(self) -> bool:
         """Whether any part of it needs a clock."""
-        return any(METRICS[name].timed for name in (*self.maximize, *(c.metric for c in self.require)))
+        return any(METRICS[name].timed for name in self.maximize) or any(c.what.timed for c in self.require)
 
     @property
     def qualities(self) -> tuple[str, ...]:
@@ -153,11 +177,24 @@ class Goal:
     @property
     def limits(self) -> tuple[Constraint, ...]:
         """What it requires of qualities."""
-        return tuple(c for c in self.require if METRICS[c.metric].quality)
+        return tuple(c for c in self.require if c.what.quality)
+
+    @property
+    def analysed(self) -> tuple[Constraint, ...]:
+        """What it requires of analyses."""
+        return tuple(c for c in self.require if c.what is ANALYSED)
+
+    @property
+    def without_analyses(self) -> Goal:
+        """The same for what comes after steps, which changes no pixel and so no analysis."""
+        return replace(self, require=tuple(c for c in self.require if c.what is not ANALYSED), analyses=())
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them."""
-        return {"name": self.name, "maximize": list(self.maximize), "require": [str(c) for c in self.require]}
+        document = {"name": self.name, "maximize": list(self.maximize), "require": [str(c) for c in self.require]}
+        if not self.analyses:
+            return document
+        return {**document, "analyses": {analysis.name: analysis_to_dict(analysis) for analysis in self.analyses}}
 
     @classmethod
     def from_dict(cls, document: Any, place: str = "") -> Goal:
@@ -175,7 +212,7 @@ class Goal:
         InputError
             With the place in the document; also where the requirements contradict each other.
         """
-        check_mapping(document, place, ("schema", "name", "maximize", "require"), required=("maximize",))
+        check_mapping(document, place, ("schema", "name", "maximize", "require", "analyses"), required=("maximize",))
         check_schema(document, place, SCHEMA)
         where = join(place, "maximize")
         listed = check_list(document["maximize"], where)
@@ -184,8 +221,11 @@ class Goal:
         listed = check_list(document.get("require", []), where)
         require = [Constraint.parse(text, join(where, i)) for i, text in enumerate(listed)]
         name = check_str(document.get("name", ""), join(place, "name"))
+        where = join(place, "analyses")
+        named = check_mapping(document.get("analyses", {}), where)
+        analyses = [analysis_from_dict(key, value, join(where, key)) for key, value in named.items()]
         try:
-            return cls(tuple(maximize), tuple(require), name)
+            return cls(tuple(maximize), tuple(require), name, tuple(analyses))
         except InputError as error:
             raise InputError(join(place, str(error))) from None
 
@@ -315,4 +355,4 @@ def goal_of(
     objectives = tuple(OneOf(OBJECTIVES).check(name, "--maximize") for name in maximize)
     if goal is None:
         return Goal(objectives, added, "given")
-    return Goal(objectives or goal.maximize, (*goal.require, *added), goal.name)
+    return replace(goal, maximize=objectives or goal.maximize, require=(*goal.require, *added))

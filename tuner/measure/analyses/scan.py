@@ -1,0 +1,134 @@
+"""What analyses are given: frames before and after, and what their file says beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.read.links import walk
+from tuner.stack import Stack
+from tuner.steps import Pixels
+
+#: Bytes of frames that are held at once.
+_BATCH_NBYTES = 32 << 20
+
+#: How often units are drawn again for an interval.
+_DRAWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Some frames before and after."""
+
+    numbers: NDArray[np.int64]
+    """Their numbers in the stack, shape (n,)."""
+    original: NDArray[Any]
+    """Shape (n, *frame_shape)."""
+    decoded: NDArray[Any]
+    """As a reader will get them, same shape and dtype."""
+    valid: NDArray[np.bool_]
+    """True where a pixel counts, same shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Frames of one stack, before and after."""
+
+    stack: Stack
+    """Where they are read from."""
+    numbers: NDArray[np.int64]
+    """Which of them, in order."""
+    pixels: Pixels
+    """Which pixels count, and their noise."""
+    change: Callable[[NDArray[Any]], NDArray[Any]]
+    """What is done to frames, shape (n, *frame_shape)."""
+
+    def pairs(self) -> Iterator[Pair]:
+        """The frames, as many at a time as memory is meant to hold."""
+        several = max(1, _BATCH_NBYTES // max(1, self.stack.frame_nbytes))
+        for start in range(0, len(self.numbers), several):
+            numbers = self.numbers[start : start + several]
+            runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+            original = np.concatenate([self.stack.read(int(run[0]), int(run[-1]) + 1) for run in runs])
+            yield Pair(numbers, original, self.change(original), self.pixels.valid(original))
+
+    def variance(self, frames: NDArray[Any]) -> NDArray[np.float64]:
+        """The variance of each pixel without its floor, same shape, as it is summed over many pixels.
+
+        Raises
+        ------
+        InputError
+            Where the noise is not known, and values are no counts that would tell it.
+        """
+        noise = self.pixels.noise
+        if noise is None:
+            if self.stack.photon_counting is False or (frames.dtype.kind == "f" and self.stack.photon_counting is None):
+                raise InputError(f"{self.stack.name}: --noise must be given, as error bars rest on it")
+            noise = Noise(1.0, 0.0, 0.0, "counts")
+        light = np.maximum(frames.astype(np.float64) - noise.offset, 0.0)
+        return np.asarray(noise.gain * light + noise.read_noise**2)
+
+    def declared(self, *names: str, size: int = 1) -> NDArray[np.float64] | None:
+        """The numbers that the file has under the first of some names with so many values; None without."""
+        try:
+            file = h5py.File(self.stack.name, "r", locking=False)
+        except OSError:
+            return None
+        with file:
+            found = {
+                path.rpartition("/")[2]: node
+                for path, node in walk(file)
+                if path.rpartition("/")[2] in names and getattr(node, "size", 0) == size and node.dtype.kind in "iuf"
+            }
+            name = next((name for name in names if name in found), None)
+            return None if name is None else np.asarray(found[name][()], np.float64).reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number that an analysis answered."""
+
+    value: float
+    """The number."""
+    low: float
+    """Of a scan: what 95 % of draws of its frames, with replacement, lie above but for 2.5 %; else `value`."""
+    high: float
+    """The same from below."""
+
+    @classmethod
+    def exactly(cls, value: float) -> Measured:
+        """A number without an interval."""
+        return cls(float(value), float(value), float(value))
+
+    @classmethod
+    def of(cls, value: float, draws: NDArray[np.float64]) -> Measured:
+        """A number with the interval of the draws, which holds the number itself."""
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return cls(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def draws(units: int) -> NDArray[np.float64]:
+    """Weights of units drawn again with replacement (bootstrap; Efron 1979), shape (draws, units), each row sums to 1.
+
+    The same every time, so that what is judged twice is judged alike; a single unit is only ever itself.
+    """
+    drawn = np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), _DRAWS)
+    return np.asarray(drawn / units, np.float64)
+
+
+@contextmanager
+def library(analysis: str) -> Iterator[None]:
+    """Around the imports of an analysis: what is missing is named in one line."""
+    try:
+        yield
+    except ImportError as error:
+        missing = (error.name or "a library").partition(".")[0]
+        raise InputError(f"analysis {analysis} needs {missing}: pip install 'tuner[analyses]'") from None

@@ -1,0 +1,120 @@
+"""Areas of fluorescence lines before and after, fitted by PyMca."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.analysis import Spectrum
+from tuner.errors import InputError
+from tuner.measure.analyses.scan import Measured, Scan, draws, library
+
+#: Fano factor of silicon, and the width that it gives a line at 5.9 keV, in keV (X-ray Data Booklet, section 4.5).
+_FANO, _FANO_FWHM = 0.115, 2.355 * (0.115 * 0.00366 * 5.9) ** 0.5
+
+_Array = NDArray[np.float64]
+
+
+def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
+    """The figures of `Spectrum`: of every spectrum of a scan by itself, and of their sum.
+
+    Areas are those of PyMca's linear fit (Solé et al., Spectrochim. Acta B 62, 63, 2007), all channels weighted alike:
+    K lines below the beam's energy, L lines of elements whose K edge is above it, and scatter, over a SNIP background.
+    The error bar of a line in the sum is that of the fit weighted by Poisson's variance; in one spectrum it is that of
+    the mean spectrum, less by the square root of their number. Channels that do not count are 0.
+
+    Raises
+    ------
+    InputError
+        Where PyMca is not installed, frames are no spectra, the calibration is not known, or no line can be seen.
+    """
+    if len(scan.stack.frame_shape) != 1:
+        raise InputError(f"{scan.stack.name}: frames must be spectra for spectrum, got {scan.stack.frame_shape}")
+    pairs = list(scan.pairs())
+    before = np.concatenate([np.where(pair.valid, pair.original, 0) for pair in pairs]).astype(np.float64)
+    after = np.concatenate([np.where(pair.valid, pair.decoded, 0) for pair in pairs]).astype(np.float64)
+    configuration = _configuration(analysis, scan)
+    spectra = len(before)
+    weights = draws(spectra) * spectra
+    sums = [np.concatenate([side.sum(axis=0)[None], weights @ side]) for side in (before, after)]
+    first, second, sum_first, sum_second = (_fit(configuration, side)[0] for side in (before, after, *sums))
+    error = _fit(configuration, sums[0][:1], weighted=True)[1]
+    moved = (second - first) / (error / spectra**0.5)
+    change = np.abs(sum_second - sum_first)
+    percent = 100 * (change / np.maximum(np.abs(sum_first), error)).max(axis=0)
+    bars = (change / error).max(axis=0)
+    return {
+        "scan_percent": Measured.of(percent[0], percent[1:]),
+        "scan_error_bars": Measured.of(bars[0], bars[1:]),
+        "pixel_error_bars": Measured.exactly(np.abs(moved).max()),
+        "pixel_rms_error_bars": Measured.exactly(np.sqrt((moved**2).mean(axis=1)).max()),
+    }
+
+
+def _fit(configuration: dict[str, Any], spectra: _Array, weighted: bool = False) -> tuple[_Array, _Array]:
+    """Areas of the lines and their error bars, shape (lines, spectra); the latter are of use where weighted."""
+    with library("spectrum"):
+        from PyMca5.PyMcaPhysics.xrf.FastXRFLinearFit import FastXRFLinearFit
+
+    found = FastXRFLinearFit().fitMultipleSpectra(
+        x=np.arange(spectra.shape[1]),
+        y=spectra[None],
+        configuration=configuration,
+        concentrations=False,
+        weight=2 if weighted else 0,
+    )
+    areas, errors = (np.asarray(found[key], np.float64)[:, 0] for key in ("parameters", "uncertainties"))
+    return areas, np.maximum(errors, 1e-300)
+
+
+def _configuration(analysis: Spectrum, scan: Scan) -> dict[str, Any]:
+    """PyMca's own, with our lines, calibration and resolution."""
+    with library("spectrum"):
+        from PyMca5.PyMcaPhysics.xrf import Elements
+        from PyMca5.PyMcaPhysics.xrf.ClassMcaTheory import McaTheory
+
+    zero, gain = analysis.calibration or _calibration(scan)
+    lines = {}
+    for element in analysis.elements:
+        if element not in Elements.Element:
+            raise InputError(f"{analysis.name}.elements must name elements such as Fe, got {element!r}")
+        binding = Elements.Element[element]["binding"]
+        lines[element] = ["K" if binding["K"] < analysis.beam_kev else "L"]
+    channels = scan.stack.frame_shape[0]
+    lowest = max(0, int((1.0 - zero) / gain))
+    highest = min(channels - 1, int((analysis.beam_kev - 0.4 - zero) / gain))
+    if highest <= lowest:
+        raise InputError(f"{analysis.name}.calibration must reach from 1 keV up, got {zero:g} and {gain:g} a channel")
+    configuration: dict[str, Any] = McaTheory().configure()
+    configuration["peaks"] = lines
+    configuration["fit"].update(
+        energy=[analysis.beam_kev],
+        energyweight=[1.0],
+        energyflag=[1],
+        energyscatter=[1],
+        scatterflag=1,
+        use_limit=1,
+        xmin=lowest,
+        xmax=highest,
+        linearfitflag=1,
+        stripflag=1,
+        stripalgorithm=1,
+        escapeflag=0,
+        sumflag=0,
+        hypermetflag=1,
+    )
+    electronic = max(analysis.fwhm_kev**2 - _FANO_FWHM**2, 1e-6) ** 0.5
+    configuration["detector"].update(zero=zero, gain=gain, noise=electronic, fano=_FANO, sum=0.0)
+    return configuration
+
+
+def _calibration(scan: Scan) -> tuple[float, float]:
+    """keV of channel 0 and of each further one, from the energy axis of the file."""
+    axis = scan.declared("energy", "energies", size=scan.stack.frame_shape[0])
+    if axis is None or not (np.diff(axis) > 0).all():
+        raise InputError(f"{scan.stack.name}: has no energy axis: spectrum must be given calibration")
+    # Energies above any X-ray's in keV are eV.
+    scale = 1e-3 if axis[-1] > 500 else 1.0
+    return float(axis[0]) * scale, float(axis[-1] - axis[0]) / (len(axis) - 1) * scale
