@@ -167,6 +167,7 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--risk", type=float, default=0.05, metavar="R", help="share of frames that may break a quality (default 0.05)"
     )
+    command.add_argument("--allow-code", action="store_true", help="run analyses of your own that the goal names")
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="how much is measured on (default 16MB)")
     command.add_argument("--jobs", type=_positive, metavar="N", help="threads for what is not timed (default: cores)")
     command.add_argument("--seed", type=_whole, default=0, metavar="N", help="decides sample and proposals (default 0)")
@@ -203,6 +204,7 @@ def _add_verify(commands: Any) -> None:
     command.add_argument("--against", nargs="+", type=_path, metavar="ORIGINAL", help="what it was written from")
     _add_source(command)
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
+    command.add_argument("--allow-code", action="store_true", help="run analyses of your own that the profile names")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -295,6 +297,7 @@ def _search(options: argparse.Namespace) -> int:
             surrogate=not options.unguided,
             noise=options.noise,
             risk=options.risk,
+            allow_code=options.allow_code,
             notify=progress,
         )
     found.profile.save(options.output)
@@ -368,7 +371,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     nbytes = parse_size(options.sample, "--sample")
     with _opened(options, options.files) as stacks:
-        verified = verify_original(profile, stacks, nbytes)
+        verified = verify_original(profile, stacks, nbytes, allow_code=options.allow_code)
     for warning in verified["warnings"]:
         _say(f"tuner: warning: {warning}")
     requirements = "".join(

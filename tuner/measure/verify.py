@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from tuner.apply.cut import cut
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
-from tuner.evaluation import METRICS
 from tuner.goal import Goal, Judge
+from tuner.measure.analyses import analyse, check_allowed, scans_of
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.profile import Profile
@@ -30,6 +31,8 @@ def verify_original(
     stacks: Sequence[Stack],
     sample_nbytes: int,
     notify: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Encode and decode every frame in memory, and hold the profile to its requirements on a sample.
 
@@ -42,6 +45,8 @@ def verify_original(
         Bytes of the sample that requirements are measured on.
     notify : callable
         Called with the frames done and all frames.
+    allow_code : bool
+        Run analyses of the user's own that the profile's goal names.
 
     Returns
     -------
@@ -58,6 +63,8 @@ def verify_original(
     """
     for stack in stacks:
         profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+    if profile.config.steps and profile.evidence.get("goal"):
+        check_allowed(Goal.from_dict(profile.evidence["goal"], "evidence.goal"), allow_code)
     pixels = stored = frames = 0
     total = sum(len(stack) for stack in stacks)
     for stack in stacks:
@@ -110,6 +117,12 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     evaluation = meter.timed(meter.exact(profile.config), FINAL_WINDOWS)
     if evaluation.failure is not None:
         raise VerificationError(f"{stacks[0].name}: {evaluation.failure}")
+    if not profile.config.steps:  # no analysis can tell
+        goal = goal.without_analyses
+    elif goal.analyses:
+        found = analyse(goal, scans_of(stacks, pixels, profile.config.steps))
+        metrics, spread = {**evaluation.metrics, **found.metrics}, {**evaluation.spread, **found.spread}
+        evaluation = replace(evaluation, metrics=metrics, spread=spread)
     judge = Judge(goal, measure_baselines(meter, SEARCH_WINDOWS))
     # What the best is, only a search could tell: here it is what the profile itself reaches.
     bounds = judge.bounds([evaluation])
@@ -123,7 +136,7 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
             )
         requirements.append({"requirement": str(constraint), "limit": bound, "got": got, "met": met})
         text = f"{constraint} (here {bound:.4g}), got {got:.4g}"
-        if not met and METRICS[constraint.metric].timed:
+        if not met and constraint.what.timed:
             warnings.append(f"this machine misses just now {text}")
         elif not met:
             raise VerificationError(f"{stacks[0].name}: the profile promises {text}")

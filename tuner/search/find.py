@@ -19,6 +19,7 @@ from tuner.errors import InputError, TunerWarning, UnsatisfiableError
 from tuner.evaluation import Evaluation, Log, home, read_log
 from tuner.goal import Goal, goal_of
 from tuner.measure.access import read_frames
+from tuner.measure.analyses import check_allowed
 from tuner.measure.baseline import FILTERS
 from tuner.measure.meter import Meter, prepare_sample
 from tuner.noise import Noise
@@ -76,6 +77,7 @@ def find_profile(
     surrogate: Surrogate | bool = True,
     noise: Noise | str | None = None,
     risk: float = RISK,
+    allow_code: bool = False,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Find a configuration for the frames of some files.
@@ -116,6 +118,8 @@ def find_profile(
         declares, or the smallest estimate that nothing speaks against.
     risk : float
         The share of frames that may break a limit on quality; frames are held back to judge it.
+    allow_code : bool
+        Run analyses of the user's own that the goal names.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -130,6 +134,7 @@ def find_profile(
     if not 0 < risk < 1:
         raise InputError(f"--risk must be above 0 and below 1, got {risk}")
     wanted = _goal(goal, maximize, require)
+    check_allowed(wanted, allow_code)
     chosen = available(space if isinstance(space, Space) else load_space(space))
     nbytes = parse_size(sample, "--sample")
     stacks = open_stacks(paths, dataset, axes)
@@ -151,7 +156,7 @@ def find_profile(
             drawn,
             frames,
             chosen.with_steps(lossy.steps),
-            wanted,
+            wanted.without_analyses,
             limit,
             log,
             traits=traits_of(lossy.stepped, stacks),
@@ -174,6 +179,7 @@ def find_profile(
         assert result.best.config is not None
         h5py_mb_s = read_frames(Meter(drawn, frames, lossy.pixels), result.best.config).mb_s
         profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
+        profile = replace(profile, evidence={**profile.evidence, "goal": wanted.to_dict()})
         if lossy.steps:
             profile = lossy.into(profile)
     return Found(profile, result, log.path)

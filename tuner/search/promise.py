@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import UnsatisfiableError
 from tuner.goal import Constraint, Goal, broken
+from tuner.measure.analyses import analyse, breach, scans_of
 from tuner.quality import compare, worst
 from tuner.search.lossy import REPORTED, Option
 from tuner.search.parts import Parts, Unit
@@ -46,6 +47,8 @@ class Promise:
     """Each quality of the worst frame that was judged."""
     population: str = ""
     """What the frames stand for."""
+    analyses: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Each number that an analysis answered of them, with the ends of its interval."""
 
     @property
     def provisional(self) -> bool:
@@ -111,15 +114,20 @@ def hold(
     miss, looks = "", 0
     for option in options:
         if not option.steps:  # what keeps every pixel needs no frames to prove it
-            always = {str(c): "by construction" for c in limits}
+            always = {str(c): "by construction" for c in (*limits, *goal.analysed)}
             return option, Promise(0, looks, 1.0, 0.0, risk, always, {}, parts.population)
-        _, breach = _judge(option, limits, parts.select, stacks, pixels, names)
+        _, broke = _judge(option, limits, parts.select, stacks, pixels, names)
+        analysed: Mapping[str, Sequence[float]] = {}
+        if broke is None and parts.select:  # analyses take long: only what is cheap to ask comes so far
+            _, broke = _analyse(option, goal, parts.select, stacks, pixels)
         found: Mapping[str, float] = {}
-        if breach is None:
+        if broke is None:
             looks += 1
-            found, breach = _judge(option, limits, parts.test, stacks, pixels, names)
-        if breach is not None:
-            miss = breach
+            found, broke = _judge(option, limits, parts.test, stacks, pixels, names)
+        if broke is None:
+            analysed, broke = _analyse(option, goal, parts.test, stacks, pixels)
+        if broke is not None:
+            miss = broke
             continue
         confidence = 1 - (1 - CONFIDENCE) / 2 ** (looks - 1)
         promise = Promise(
@@ -128,9 +136,10 @@ def hold(
             confidence=confidence,
             bound=upper_bound(len(parts.test), confidence),
             risk=risk,
-            limits={str(c): _how(c, option, stacks[0].dtype, pixels[0]) for c in limits},
+            limits={str(c): _how(c, option, stacks[0].dtype, pixels[0]) for c in (*limits, *goal.analysed)},
             worst=found,
             population=parts.population,
+            analyses=analysed,
         )
         return option, promise
     raise UnsatisfiableError(f"no step keeps the limits on frames that were held back: {miss}")
@@ -151,11 +160,27 @@ def _judge(
     for start in range(0, len(units), several):
         batch = units[start : start + several]
         found.append(_compare(option, batch, stacks, pixels, names))
-        if (breach := broken(found[-1], limits)) is not None:
+        if (broke := broken(found[-1], limits)) is not None:
             frames = ", ".join(dict.fromkeys(str(unit.frame) for unit in batch))
-            return {}, f"{breach} in frames {frames if len(frames) < 20 else frames[:20] + '...'}"
+            return {}, f"{broke} in frames {frames if len(frames) < 20 else frames[:20] + '...'}"
     merged = {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}
     return worst(merged), None
+
+
+def _analyse(
+    option: Option, goal: Goal, units: Sequence[Unit], stacks: Sequence[Stack], pixels: Sequence[Pixels]
+) -> tuple[dict[str, list[float]], str | None]:
+    """What the goal's analyses answer of the frames of some units, and the first limit that is broken, in words.
+
+    Where no frames are held back they are of those that there are.
+    """
+    if not goal.analyses:
+        return {}, None
+    frames = {unit.stack: [other.frame for other in units if other.stack == unit.stack] for unit in units}
+    found = analyse(goal, scans_of(stacks, pixels, option.steps, frames or None))
+    numbers = {name: (value, *found.spread[name]) for name, value in found.metrics.items()}
+    finite = {name: [float(f"{v:.5g}") for v in each] for name, each in numbers.items() if np.isfinite(each).all()}
+    return finite, breach(goal, found)
 
 
 def _compare(

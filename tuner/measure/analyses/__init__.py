@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tuner.analysis import Own, Peaks, RadialProfile, Reconstruction, Spectrum
 from tuner.errors import InputError
@@ -16,8 +20,13 @@ from tuner.measure.analyses.radial_profile import compare_profiles
 from tuner.measure.analyses.reconstruction import compare_reconstructions
 from tuner.measure.analyses.scan import Measured, Scan
 from tuner.measure.analyses.spectrum import compare_spectra
+from tuner.stack import Stack
+from tuner.steps import Pixels, Step, prepare
 
-__all__ = ["Measured", "Scan", "analyse", "check_allowed", "perfect"]
+__all__ = ["Measured", "Scan", "analyse", "breach", "check_allowed", "scans_of"]
+
+#: Frames of a scan that are analysed where nobody says which.
+_MOST_FRAMES = 256
 
 #: What runs each analysis: from it and a scan to its figures.
 _RUN: Mapping[type[Any], Callable[[Any, Scan], dict[str, Measured]]] = {
@@ -38,9 +47,48 @@ def check_allowed(goal: Goal, allow_code: bool) -> None:
             )
 
 
-def perfect(goal: Goal) -> dict[str, float]:
-    """What a goal's analyses answer where every pixel came back; those of the user's own are not asked."""
-    return {f"{a.name}.{name}": figure.perfect for a in goal.analyses for name, figure in a.figures.items()}
+def scans_of(
+    stacks: Sequence[Stack],
+    pixels: Sequence[Pixels],
+    steps: Sequence[Step],
+    frames: Mapping[int, Sequence[int]] | None = None,
+) -> list[Scan]:
+    """Scans of what steps make of some stacks.
+
+    Parameters
+    ----------
+    stacks : sequence of Stack
+    pixels : sequence of Pixels
+        Of each stack.
+    steps : sequence of Step
+    frames : mapping, optional
+        Index of a stack to numbers of its frames; of all stacks by default data frames evenly spaced, 256 at most.
+    """
+    scans = []
+    for index, (stack, about) in enumerate(zip(stacks, pixels, strict=True)):
+        change = partial(_prepare, steps, about)
+        if frames is None:
+            numbers = Scan(stack, np.empty(0, np.int64), about, change).whole().numbers
+            numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), _MOST_FRAMES)).astype(int))]
+        else:
+            numbers = np.unique(np.asarray(frames.get(index, ()), np.int64))
+        if len(numbers):
+            scans.append(Scan(stack, numbers, about, change))
+    return scans
+
+
+def _prepare(steps: Sequence[Step], pixels: Pixels, frames: NDArray[Any]) -> NDArray[Any]:
+    return prepare(steps, frames, pixels)
+
+
+def breach(goal: Goal, found: Evaluation) -> str | None:
+    """Which limit on an analysis is broken, in words: by the far end of its interval; None where all hold."""
+    for constraint in goal.analysed:
+        if constraint.violation(found, constraint.limit) > 0:
+            low, high = found.low(constraint.metric), found.high(constraint.metric)
+            got = f"{found.metrics[constraint.metric]:.4g}"
+            return f"{constraint} is broken, got {got}" + (f" ({low:.4g} to {high:.4g})" if low < high else "")
+    return None
 
 
 def analyse(goal: Goal, scans: Sequence[Scan]) -> Evaluation:
@@ -62,7 +110,8 @@ def analyse(goal: Goal, scans: Sequence[Scan]) -> Evaluation:
     least = {c.metric for c in goal.require if c.op == ">="}
     for analysis in goal.analyses:
         for scan in scans:
-            for name, measured in _RUN[type(analysis)](analysis, scan).items():
+            seen = scan.whole() if analysis.every else scan
+            for name, measured in _RUN[type(analysis)](analysis, seen).items():
                 metric = f"{analysis.name}.{name}"
                 figure = analysis.figures.get(name)
                 larger = metric in least if figure is None else figure.better == "larger"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.read.links import walk
+from tuner.read.sampling import eligible_frames
 from tuner.stack import Stack
 from tuner.steps import Pixels
 
@@ -50,6 +51,10 @@ class Scan:
     """Which pixels count, and their noise."""
     change: Callable[[NDArray[Any]], NDArray[Any]]
     """What is done to frames, shape (n, *frame_shape)."""
+
+    def whole(self) -> Scan:
+        """The same of every data frame that was written."""
+        return replace(self, numbers=eligible_frames(self.stack, self.stack.source.stored_bytes()))
 
     def pairs(self) -> Iterator[Pair]:
         """The frames, as many at a time as memory is meant to hold."""
