@@ -33,3 +33,7 @@ class CodecError(TunerError):
 
 class TunerWarning(UserWarning):
     """Something that the user should know of, and that stops nothing."""
+
+
+class OverloadError(TunerError):
+    """Frames came faster than they are written, and the writer was told to refuse them."""

@@ -70,7 +70,7 @@ class Ledger:
         self._chunk_nbytes = int(np.prod(chunk_shape)) * dtype.itemsize
         self._waiting: dict[int, Slab] = {}
         self._submitted = 0
-        self._extent = 0
+        self._extent = self._extended = 0
         self._buffers: deque[tuple[int, NDArray[Any]]] = deque()
 
     @property
@@ -124,7 +124,6 @@ class Ledger:
             slab.frames[first - slab.first : after - slab.first] = self._fill
             self.lost.add(first, after)
         self._waiting[slab.first] = slab
-        self.output.extend(max(self._extent, stop))
         self._extent = max(self._extent, stop)
         return slab.frames[: stop - slab.first]
 
@@ -136,6 +135,10 @@ class Ledger:
 
     def write(self, place: tuple[int, ...], chunk: bytes) -> None:
         """Write a chunk of a slab."""
+        # Here, as the output is used by one thread at a time and the one that seals slabs is not to wait for it.
+        if self._extent > self._extended:
+            self._extended = self._extent
+            self.output.extend(self._extended)
         self.output.write(place, chunk)
         self._nbytes += self._chunk_nbytes
         self._stored_nbytes += len(chunk)

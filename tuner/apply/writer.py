@@ -25,14 +25,15 @@ from tuner.apply.guard import Verifier, Watch
 from tuner.apply.ledger import Ledger
 from tuner.apply.nexus import check_dataset_path
 from tuner.apply.output import Output, SingleFile
-from tuner.apply.pipeline import Pipeline, default_workers
+from tuner.apply.overload import WAYS, Shedding
+from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import FallbackEncoder, open_encoder
 from tuner.apply.prepare import Batch, Preparation
 from tuner.apply.rolling import RollingFiles
 from tuner.apply.scan_file import Layout
 from tuner.apply.target import check_target, reason
 from tuner.config import PLUGINS, Blosc2, Config
-from tuner.errors import CodecError, InputError, TunerError
+from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
 
 #: Writers that are open, to be closed when the interpreter exits.
@@ -54,6 +55,7 @@ def open_writer(
     workers: int | None = None,
     verify: str = "sample",
     on_drift: str = "warn",
+    on_overload: str = "block",
 ) -> Writer:
     """Create an HDF5 file for frames of one shape and dtype, stored as `profile` says.
 
@@ -90,6 +92,10 @@ def open_writer(
     on_drift : "warn" or "lossless"
         What follows when frames leave the profile's envelope, beside a warning: "lossless" keeps every pixel from there
         on.
+    on_overload : "block", "raise" or "shed"
+        What follows when frames come faster than they are encoded: `append` waits; it raises `OverloadError`, having
+        taken nothing; or frames are encoded with the profile's fallback, and if that is too slow as well without
+        compression, every pixel as it is, until there is no queue any more. The file notes which.
 
     Raises
     ------
@@ -123,6 +129,7 @@ def open_writer(
         ("mode", mode, ("x", "w")),
         ("access", access, ("single", "rolling", "swmr")),
         ("on_drift", on_drift, ("warn", "lossless")),
+        ("on_overload", on_overload, WAYS),
     ):
         if value not in known:
             raise InputError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
@@ -143,6 +150,7 @@ def open_writer(
         workers=workers or default_workers(),
         verify=verify,
         on_drift=on_drift,
+        on_overload=on_overload,
     )
 
 
@@ -174,6 +182,7 @@ class Writer:
         workers: int,
         verify: str,
         on_drift: str,
+        on_overload: str,
     ) -> None:
         self._closed = True
         self.path = path
@@ -192,7 +201,8 @@ class Writer:
         self._preparation = Preparation(profile, mask, self._watch)
         check_target(path, overwrite)
         self._encoder = open_encoder(config, profile.fallback.blosc2, dtype)
-        self._verifier = Verifier(self._encoder, _lossless_encoders(profile, config, dtype), Watch(verify))
+        lossless = _lossless_encoders(profile, config, dtype)
+        self._verifier = Verifier(self._encoder, lossless, Watch(verify))
         self._chunk_shape = config.chunks
         layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask)
         output: Output
@@ -208,8 +218,13 @@ class Writer:
             self._encoder.close()
             raise
         # No cycle leads back to the writer: it is closed as soon as it is forgotten.
-        self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, 2 * workers + 2)
-        self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier)
+        self._tiles = len(list(corners((config.chunks[0], *frame_shape), config.chunks)))
+        depth = depth_of(workers, self._tiles if config.steps else 1)
+        self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth)
+        self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
+        self._workers = workers
+        self._refuse = on_overload == "raise"
+        self._shedding = Shedding(lossless if on_overload == "shed" else (), depth)
         self._output = output
         self._drift = Drift(profile, self._preparation.pixels)
         self._on_drift = on_drift
@@ -224,6 +239,11 @@ class Writer:
         if self._flush_seconds < math.inf:
             arguments = (weakref.ref(self), self._flush_seconds, self._ended)
             threading.Thread(target=_flush_regularly, args=arguments, name="tuner-flush", daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Chunks that wait to be encoded or written, at most `depth_of` the workers."""
+        return self._pipeline.waiting
 
     @property
     def frames_written(self) -> int:
@@ -247,6 +267,8 @@ class Writer:
         InputError
             For another shape or dtype, frames that were given before, or that come when what is around them has been
             written; nothing of `frames` is taken and the writer goes on.
+        OverloadError
+            With ``on_overload="raise"``, where there is no room; nothing of `frames` is taken and the writer goes on.
         TunerError
             Where the file cannot be written; it names the first frame that is not safe, and the writer is closed.
         """
@@ -261,6 +283,8 @@ class Writer:
         with self._lock:
             self._check_open()
             start = self._ledger.end if index is None else self._check_index(index, len(frames))
+            if self._refuse:
+                self._check_room(start, len(frames))
             self._take(frames, start, lossless)
             if self._ledger.taken - self._flushed >= self._flush_frames:
                 self.flush()
@@ -322,7 +346,7 @@ class Writer:
             done += count
             if ledger.complete(slab):
                 self._submit(number)
-        while len(ledger.open) > self._pipeline.depth:
+        while len(ledger.open) > depth_of(self._workers):
             self._submit(min(ledger.open))
 
     def _check_index(self, index: int, count: int) -> int:
@@ -335,6 +359,16 @@ class Writer:
             raise InputError(f"{self.path}: {error}") from None
         return start
 
+    def _check_room(self, start: int, count: int) -> None:
+        size = self._chunk_shape[0]
+        chunks = (start % size + count) // size * self._tiles
+        waiting = self._pipeline.waiting
+        if chunks and waiting and waiting + chunks > self._pipeline.depth:
+            raise OverloadError(
+                f"{self.path}: frames {start} to {start + count - 1} come too fast: {waiting} chunks wait to be"
+                f" written, at most {self._pipeline.depth} may"
+            )
+
     def _give_up(self, horizon: int) -> None:
         """Write what can no longer be completed."""
         for number in sorted(n for n, slab in self._ledger.open.items() if slab.first < horizon):
@@ -344,10 +378,13 @@ class Writer:
         try:
             slab = self._ledger.open[number]
             frames = self._ledger.seal(slab)
-            batch = Batch(frames, self._preparation, slab.lossless[: len(frames)])
+            faster = self._shedding.encoder(self._pipeline.backlog, slab.first, slab.first + len(frames))
+            if faster is not None:
+                slab.lossless[:] = True
+            batch = Batch(frames, None if faster else self._preparation, slab.lossless[: len(frames)])
             chunks = 0
             for corner in corners(frames.shape, self._chunk_shape):
-                self._pipeline.put((slab.first, *corner[1:]), batch, corner)
+                self._pipeline.put((slab.first, *corner[1:]), batch, corner, faster)
                 chunks += 1
             # Counted last: interrupted before, the slab is put again, byte for byte the same.
             self._ledger.submitted(number, chunks)
@@ -368,7 +405,7 @@ class Writer:
 
     def _notes(self) -> dict[str, Any]:
         """Attributes of what is only known by now."""
-        notes: dict[str, Any] = {}
+        notes: dict[str, Any] = {"tuner_workers": np.int64(self._workers), **self._shedding.notes()}
         if isinstance(self._encoder, FallbackEncoder):
             notes["tuner_fallback_chunks"] = np.int64(self._encoder.fallbacks)
         if self._preparation.steps:
