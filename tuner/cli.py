@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_retrain(commands)
     _add_apply(commands)
     _add_verify(commands)
+    _add_recover(commands)
     _add_show(commands)
     return parser
 
@@ -206,6 +207,17 @@ def _add_verify(commands: Any) -> None:
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
     command.add_argument("--allow-code", action="store_true", help="run analyses of your own that the profile names")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
+def _add_recover(commands: Any) -> None:
+    command = _command(
+        commands,
+        "recover",
+        _recover,
+        "make the file of a writer that was killed open again, and say which of its frames are safe",
+        "tuner recover scan.h5",
+    )
+    command.add_argument("file", type=_path, metavar="FILE", help="what the writer wrote; its master if it has one")
 
 
 def _add_show(commands: Any) -> None:
@@ -408,6 +420,19 @@ def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
             f" read bit for bit{made} by a process with only {reader}"
             for v in verified
         ),
+    )
+
+
+def _recover(options: argparse.Namespace) -> None:
+    from tuner.apply.recover import recover
+
+    found = recover(options.file)
+    runs = ", ".join(f"{first} to {after - 1}" for first, after in found["safe"]) or "none"
+    notes = ["its flag is cleared"] * found["cleared"] + [f"{name} is finished" for name in found["finished"]]
+    _answer(
+        options,
+        found,
+        "; ".join([f"{options.file}: {found['dataset']}: of {found['frames']} frames safe: {runs}", *notes]),
     )
 
 
