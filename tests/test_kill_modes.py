@@ -1,0 +1,202 @@
+"""In each access, a reader that opens, holds and reopens a file sees what was acknowledged, before and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters
+import numpy as np
+import pytest
+
+from tuner.apply.recover import recover
+from tuner.errors import InputError
+from tuner.read import open_stacks
+
+#: How often each access is killed; `make test-faults` says more.
+KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
+
+#: Frame n is n + 1 everywhere. Prints what flush acknowledges, to a file that no kill cuts.
+WRITE = """
+import sys
+import numpy as np
+from tuner.apply.writer import open_writer
+from tuner.config import Config
+from tuner.profile import Match, Profile
+
+path, access, frames, tile = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+config = Config((frames, tile, -1))
+profile = Profile("kill", Match("uint16"), config, config)
+writer = open_writer(path, profile, frame_shape=(32, 32), dtype="uint16", access=access, roll_every=20)
+print("ready", flush=True)
+for number in range(1, 60_000):
+    writer.append(np.full((32, 32), number, "uint16"))
+    if number % 3 == 0:
+        print((writer.sync if number % 2 else writer.flush)(), flush=True)
+"""
+
+#: Only h5py and hdf5plugin: opens, reads all, holds, reads again, closes, and again until its stdin ends. What it finds
+#: wrong it prints.
+READ = """
+import h5py, hdf5plugin, numpy, select, sys, time
+path, swmr = sys.argv[1], sys.argv[2] == "swmr"
+print("ready", flush=True)
+seen = opened = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    with h5py.File(path, "r", libver="latest", swmr=True, locking=False) if swmr else h5py.File(path, "r") as file:
+        opened += 1
+        data = file["entry/data/data"]
+        for look in range(3):
+            if swmr:
+                data.refresh()
+            count = len(data)
+            if count < seen:
+                print(f"{count} frames after {seen}")
+            # The last frames may be under way where a file grows; a joined one is whole.
+            seen = max(seen, count)
+            sure = count if not swmr else max(0, count - 40)
+            numbers = data[max(0, sure - 30) : sure, ::31, ::31]
+            wanted = numpy.arange(max(0, sure - 30), sure)[:, None, None] + 1
+            if not (numbers == wanted).all():
+                print(f"frames before {sure}: {numbers[:, 0, 0].tolist()}")
+            time.sleep(0.01)
+print(f"opened {opened} {seen}", flush=True)
+"""
+
+
+def start(script: str, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, *(["-I"] if script == READ else []), "-c", script, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **streams)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def killed(path: Path, access: str, frames: int, tile: int, after: float) -> int:
+    """What was acknowledged by a writer that was killed so many seconds after it was ready."""
+    with start(WRITE, path, access, frames, tile) as writer:
+        time.sleep(after)
+        writer.kill()
+        assert writer.stdout is not None
+        return int(["0", *writer.stdout.read().split()][-1])
+
+
+def right(path: Path, count: int) -> None:
+    with h5py.File(path) as file:  # plain: without SWMR
+        data = file["entry/data/data"]
+        assert len(data) >= count
+        assert (data[:count] == np.arange(1, count + 1, dtype="uint16")[:, None, None]).all()
+
+
+@pytest.mark.parametrize("access", ["rolling", "single", "swmr"])
+@pytest.mark.parametrize(("frames", "tile"), [(1, -1), (8, 10)])
+def test_a_killed_writer_leaves_what_it_acknowledged(tmp_path: Path, access: str, frames: int, tile: int) -> None:
+    moments = random.Random(frames)
+    for attempt in range(KILLS):
+        path = tmp_path / f"{attempt}.h5"
+        safe = killed(path, access, frames, tile, moments.uniform(0, 0.3))
+        if access != "swmr":
+            right(path, safe)
+        found = recover(path)
+        assert found["cleared"] == (access == "swmr")
+        right(path, safe)
+        if safe:
+            assert found["safe"][0][0] == 0
+            assert found["safe"][0][1] >= safe
+            right(path, found["safe"][0][1])
+            assert len(open_stacks([path])[0]) == found["frames"]
+        assert recover(path)["safe"] == found["safe"]  # a second time changes nothing
+
+
+def test_a_master_joins_whole_files_only_and_a_recovered_one_all_that_is_safe(tmp_path: Path) -> None:
+    path = tmp_path / "scan_master.h5"
+    safe = killed(path, "rolling", 4, -1, 0.4)
+    with h5py.File(path) as file:
+        joined = len(file["entry/data/data"])
+    assert joined % 20 == 0
+    assert joined >= safe
+    found = recover(path)
+    assert found["frames"] >= joined
+    right(path, found["frames"])
+    assert not list(tmp_path.glob(".*.part")) or not found["finished"]
+    for number, name in enumerate(sorted(tmp_path.glob("scan_data_*.h5"))):
+        with h5py.File(name) as file:
+            attributes = file["entry/data/data"].attrs
+            assert attributes["image_nr_low"] == 20 * number + 1
+            assert attributes["image_nr_high"] == 20 * number + len(file["entry/data/data"])
+
+
+@pytest.mark.parametrize("access", ["rolling", "swmr"])
+def test_a_reader_that_holds_and_reopens_sees_no_wrong_frame(tmp_path: Path, access: str) -> None:
+    path = tmp_path / "scan.h5"
+    with start(WRITE, path, access, 4, -1) as writer, start(READ, path, access, stdin=subprocess.PIPE) as reader:
+        time.sleep(1.5)
+        writer.kill()
+        assert writer.stdout is not None
+        safe = int(["0", *writer.stdout.read().split()][-1])
+        time.sleep(0.1)
+        said, _ = reader.communicate("stop")
+        assert said.startswith("opened"), said
+        assert int(said.split()[1]) > 2
+        assert int(said.split()[2]) >= safe > 0
+
+
+def test_a_plain_reader_of_a_single_file_sees_what_was_flushed_before_it_opened(tmp_path: Path) -> None:
+    """It holds the file open while more is flushed, and gets the same; only the next open gets more."""
+    script = """
+import h5py, hdf5plugin, json, sys
+for line in sys.stdin:
+    with h5py.File(sys.argv[1], "r") as file:
+        data = file["entry/data/data"]
+        print(json.dumps(data[:, 0, 0].tolist()), flush=True)
+        sys.stdin.readline()
+        print(json.dumps(data[:, -1, -1].tolist()), flush=True)
+"""
+    from tuner.apply.writer import open_writer
+    from tuner.config import Config
+    from tuner.profile import Match, Profile
+
+    path = tmp_path / "scan.h5"
+    config = Config((4, -1, -1))
+    profile = Profile("t", Match("uint16"), config, config)
+    with (
+        open_writer(path, profile, frame_shape=(8, 8), dtype="uint16") as writer,
+        subprocess.Popen(
+            [sys.executable, "-I", "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as reader,
+    ):
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+
+        def ask() -> list[int]:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            return list(json.loads(reader.stdout.readline()))
+
+        for number in range(1, 40):
+            writer.append(np.full((8, 8), number, "uint16"))
+            if number % 3 == 0:  # in the middle of chunks of four, too
+                safe = writer.flush()
+                assert ask() == list(range(1, safe + 1))
+                writer.append(np.full((0, 8, 8), 0, "uint16"))
+                writer.flush()
+                assert ask() == list(range(1, safe + 1))
+        reader.stdin.close()
+
+
+def test_a_file_that_is_being_written_is_not_recovered(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with start(WRITE, path, "swmr", 1, -1) as writer:
+        with pytest.raises(InputError, match=f"must not be in use, is being written by process {writer.pid}"):
+            recover(path)
+        writer.kill()
+    assert recover(path)["cleared"]
