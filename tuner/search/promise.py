@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -119,13 +119,13 @@ def hold(
         _, broke = _judge(option, limits, parts.select, stacks, pixels, names)
         analysed: Mapping[str, Sequence[float]] = {}
         if broke is None and parts.select:  # analyses take long: only what is cheap to ask comes so far
-            _, broke = _analyse(option, goal, parts.select, stacks, pixels)
+            _, broke = _analyse(option, goal, parts.select, stacks, pixels, sure=False)
         found: Mapping[str, float] = {}
         if broke is None:
             looks += 1
             found, broke = _judge(option, limits, parts.test, stacks, pixels, names)
         if broke is None:
-            analysed, broke = _analyse(option, goal, parts.test, stacks, pixels)
+            analysed, broke = _analyse(option, goal, parts.test, stacks, pixels, sure=True)
         if broke is not None:
             miss = broke
             continue
@@ -168,11 +168,18 @@ def _judge(
 
 
 def _analyse(
-    option: Option, goal: Goal, units: Sequence[Unit], stacks: Sequence[Stack], pixels: Sequence[Pixels]
+    option: Option,
+    goal: Goal,
+    units: Sequence[Unit],
+    stacks: Sequence[Stack],
+    pixels: Sequence[Pixels],
+    *,
+    sure: bool,
 ) -> tuple[dict[str, list[float]], str | None]:
     """What the goal's analyses answer of the frames of some units, and the first limit that is broken, in words.
 
-    Where no frames are held back they are of those that there are.
+    A limit must hold at the far end of the interval, where it is to be `sure`: few frames have wide ones. Where no
+    frames are held back they are of those that there are.
     """
     if not goal.analyses:
         return {}, None
@@ -180,7 +187,7 @@ def _analyse(
     found = analyse(goal, scans_of(stacks, pixels, option.steps, frames or None))
     numbers = {name: (value, *found.spread[name]) for name, value in found.metrics.items()}
     finite = {name: [float(f"{v:.5g}") for v in each] for name, each in numbers.items() if np.isfinite(each).all()}
-    return finite, breach(goal, found)
+    return finite, breach(goal, found if sure else replace(found, spread={}))
 
 
 def _compare(

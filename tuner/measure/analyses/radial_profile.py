@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tuner.analysis import RadialProfile
 from tuner.errors import InputError
-from tuner.measure.analyses.scan import Measured, Scan, draws, library
+from tuner.measure.analyses.scan import KNOWN, Measured, Scan, draws, library
 
 #: Each pixel belongs to one bin, so that the errors of bins are independent.
 _METHOD = ("no", "csr", "cython")
@@ -49,14 +49,16 @@ def compare_profiles(analysis: RadialProfile, scan: Scan) -> dict[str, Measured]
     shift = moved[:, counted] - profiles
     in_bars = shift / np.sqrt(variance)
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def of_scan(weights: _Array) -> dict[str, _Array]:
         mean, change = weights @ profiles, weights @ shift
         sigma = np.sqrt(weights @ variance / len(profiles))
         bars = np.abs(change) / sigma
+        known = np.abs(mean) >= KNOWN * sigma
         return {
             "scan_chi2": (bars**2).mean(axis=1),
             "scan_error_bars": bars.max(axis=1),
-            "scan_percent": 100 * (np.abs(change) / np.maximum(np.abs(mean), sigma)).max(axis=1),
+            "scan_percent": 100 * np.where(known, np.abs(change) / np.abs(mean), 0.0).max(axis=1),
             "scan_run_p": np.array([_run_probability(one) for one in change]),
         }
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tuner.analysis import Spectrum
 from tuner.errors import InputError
-from tuner.measure.analyses.scan import Measured, Scan, draws, library
+from tuner.measure.analyses.scan import KNOWN, Measured, Scan, draws, library
 
 #: Fano factor of silicon, and the width that it gives a line at 5.9 keV, in keV (X-ray Data Booklet, section 4.5).
 _FANO, _FANO_FWHM = 0.115, 2.355 * (0.115 * 0.00366 * 5.9) ** 0.5
@@ -43,7 +43,8 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
     error = _fit(configuration, sums[0][:1], weighted=True)[1]
     moved = (second - first) / (error / spectra**0.5)
     change = np.abs(sum_second - sum_first)
-    percent = 100 * (change / np.maximum(np.abs(sum_first), error)).max(axis=0)
+    known = np.abs(sum_first) >= KNOWN * error
+    percent = 100 * np.divide(change, np.abs(sum_first), out=np.zeros_like(change), where=known).max(axis=0)
     bars = (change / error).max(axis=0)
     return {
         "scan_percent": Measured.of(percent[0], percent[1:]),
