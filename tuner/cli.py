@@ -10,12 +10,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tuner import __version__
-from tuner.errors import InputError, TunerError, TunerWarning
+from tuner.errors import InputError, TunerError, TunerWarning, UnsatisfiableError
 from tuner.profile import Profile, load_profile
 from tuner.stack import Stack
 
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_retrain(commands)
     _add_apply(commands)
     _add_verify(commands)
+    _add_soak(commands)
     _add_recover(commands)
     _add_show(commands)
     return parser
@@ -233,6 +234,30 @@ def _add_show(commands: Any) -> None:
     command.add_argument("-o", "--output", type=_path, metavar="PNG", required=True, help="the picture to write")
     _add_source(command)
     command.add_argument("--frame", type=_whole, metavar="N", help="its number (default: the data frame in the middle)")
+    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
+def _add_soak(commands: Any) -> None:
+    command = _command(
+        commands,
+        "soak",
+        _soak,
+        "play frames at a detector's pace through the writer, and say how it kept up; exit code 3 if frames were late",
+        "tuner soak id19.yaml --target /data/visit --rate 500Hz --for 10m --data scan.nxs",
+    )
+    command.add_argument("profile", type=_path, metavar="PROFILE")
+    command.add_argument("--target", type=_path, metavar="DIR", required=True, help="folder to write to; emptied again")
+    command.add_argument("--rate", metavar="R", required=True, help="frames per second, such as 500Hz or 1.5kHz")
+    command.add_argument("--for", dest="duration", default="10m", metavar="T", help="how long (default 10m)")
+    command.add_argument(
+        "--data", nargs="+", type=_path, metavar="FILE", help="whose frames to play (default simulated)"
+    )
+    _add_source(command)
+    command.add_argument(
+        "-o", "--output", type=_path, metavar="FILE", help="keep the report, as JSON or YAML by its name"
+    )
+    command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
+    command.add_argument("--on-overload", default="block", metavar="WAY", help="block (default) or shed")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -454,6 +479,29 @@ def _show(options: argparse.Namespace) -> None:
         f"{drawn['path']}: frame {drawn['frame']}, error at most {drawn['max_error']:.3g} {drawn['unit']},"
         f" autocorrelation at most {drawn['autocorrelation']:.2g}",
     )
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from tuner.document import OneOf, dump_yaml, write_atomically
+    from tuner.measure.pace import parse_duration, parse_rate
+    from tuner.measure.soak import soak
+    from tuner.report.soak import format_soak
+
+    way = OneOf(("block", "shed")).check(options.on_overload, "--on-overload")
+    rate, seconds = parse_rate(options.rate), parse_duration(options.duration)
+    if options.output:
+        _check_output(options.output, [options.profile])
+    profile = _load(options)
+    with _opened(options, options.data) if options.data else nullcontext([None]) as stacks:
+        found = soak(profile, Path(options.target), rate, seconds, stacks[0], workers=options.workers, on_overload=way)
+    document = found.to_dict()
+    if options.output:
+        text = json.dumps(document, indent=1) if options.output.endswith(".json") else dump_yaml(document)
+        write_atomically(options.output, text)
+    _answer(options, document, format_soak(found))
+    if found.late:
+        raise UnsatisfiableError(f"{options.target}: {found.late} of {found.frames} frames were late at {options.rate}")
+    return 0
 
 
 @contextmanager

@@ -242,8 +242,13 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Chunks that wait to be encoded or written, at most `depth_of` the workers."""
+        """Chunks that wait to be encoded or written, at most `depth`."""
         return self._pipeline.waiting
+
+    @property
+    def depth(self) -> int:
+        """Chunks in flight at most; beyond, `append` waits or refuses."""
+        return self._pipeline.depth
 
     @property
     def frames_written(self) -> int:
