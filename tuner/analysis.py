@@ -169,7 +169,7 @@ class RadialProfile(_Checked):
         "frame_error_bars": Figure("largest deviation of a frame's profile, in its error bars", "error bars", "frame"),
         "scan_chi2": Figure("the same of the mean of all frames", "1", "scan"),
         "scan_error_bars": Figure("the same of the mean of all frames", "error bars", "scan"),
-        "scan_percent": Figure("largest change of the mean profile where it is 10 error bars or more", "%", "scan"),
+        "scan_percent": Figure("largest change of the mean profile where it is known to 1 %", "%", "scan"),
         "scan_run_p": Figure(
             "how probable a run of equal signs as long as the mean's is by chance", "1", "scan", "larger", 1.0
         ),
@@ -283,7 +283,7 @@ class Spectrum(_Checked):
     }
     figures: ClassVar[Mapping[str, Figure]] = {
         "scan_percent": Figure(
-            "largest change of a line's area in the sum of all spectra, if 10 error bars or more", "%", "scan"
+            "largest change of a line's area in the sum of all spectra, of those known to 1 %", "%", "scan"
         ),
         "scan_error_bars": Figure("the same in error bars", "error bars", "scan"),
         "pixel_error_bars": Figure(

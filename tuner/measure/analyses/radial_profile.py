@@ -41,8 +41,9 @@ def compare_profiles(analysis: RadialProfile, scan: Scan) -> dict[str, Measured]
             before.append(profile)
             after.append(integrate(decoded, variance, valid)[0])
             one = scan.pixels.noise.gain if scan.pixels.noise is not None else 1.0
-            # sqrt of the variance of one count, over the pixels of the bin.
-            variances.append(np.maximum(sigma, one / np.maximum(norm, 1e-300)) ** 2)
+            # At least one count in the pixels of the bin; a bin without pixels has no error bar.
+            least = np.divide(one, norm, out=np.full_like(norm, np.nan), where=norm > 0)
+            variances.append(np.maximum(sigma, least) ** 2)
     profiles, moved, variance = (np.stack(values) for values in (before, after, variances))
     counted = np.isfinite(profiles).all(axis=0) & np.isfinite(variance).all(axis=0)
     profiles, variance = profiles[:, counted], variance[:, counted]

@@ -21,8 +21,8 @@ from tuner.steps import Pixels
 #: Bytes of frames that are held at once.
 _BATCH_NBYTES = 32 << 20
 
-#: Percentages are of what is known so well: that many error bars.
-KNOWN = 10.0
+#: Percentages are of what is known to one: that many error bars. Below, a change is to be compared with the error bar.
+KNOWN = 100.0
 
 #: How often units are drawn again for an interval.
 _DRAWS = 200

@@ -1,0 +1,385 @@
+"""Analyses tell what changes a scientist's result from what does not, and only code that was allowed is run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner import load_profile
+from tuner.analysis import ANALYSES, Own, RadialProfile
+from tuner.cli import main
+from tuner.errors import InputError
+from tuner.goal import Goal
+from tuner.measure.analyses import Scan, analyse, breach, check_allowed, scans_of
+from tuner.measure.analyses.reconstruction import _projections, _reconstruct
+from tuner.noise import Noise
+from tuner.read import open_stacks
+from tuner.simulate import Mx, Saxs, Tomography, Xrf, write_nexus
+from tuner.simulate.simulation import Simulation, world
+from tuner.simulate.tomography import draw_phantom
+from tuner.space import shipped
+from tuner.steps import Pixels, prepare
+from tuner.steps.noise_aware import Sigma
+
+POISSON = Noise(1.0, 0.0, 0.0, "given", 1.0)
+CAMERA = Tomography(shape=(48, 128))
+
+#: Small scans of each technique, with the noise that they were made with.
+SCANS: dict[str, tuple[Simulation, Noise]] = {
+    "saxs": (Saxs(shape=(256, 240), flux=500.0).simulate(12, 1), POISSON),
+    "mx": (Mx(shape=(260, 250), spot=300.0, dtype="uint16").simulate(10, 1), POISSON),
+    "tomography": (CAMERA.simulate(90, 1), Noise(CAMERA.gain, CAMERA.offset, CAMERA.read_noise * CAMERA.gain, "given")),
+    "xrf": (Xrf(shape=(1, 2048)).simulate(49, 1), POISSON),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("analyses")
+    paths = {technique: folder / f"{technique}.nxs" for technique in SCANS}
+    for technique, (simulation, _) in SCANS.items():
+        write_nexus(paths[technique], simulation)
+    return paths
+
+
+def goal_of(technique: str) -> Goal:
+    document, place, _ = shipped(technique, "search_spaces/goals", "goal")
+    return Goal.from_dict(document, place)
+
+
+def scan_of(path: Path, noise: Noise, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> Scan:
+    """A scan of which pixels that count are changed in some way; not at all where none is given."""
+    (stack,) = open_stacks([path])
+    pixels = Pixels(stack.marks, stack.mask, noise)
+
+    def changed(frames: NDArray[Any]) -> NDArray[Any]:
+        after = frames if change is None else change(frames)
+        return np.where(pixels.valid(frames), after, frames).astype(frames.dtype)
+
+    (scan,) = scans_of([stack], [pixels], ())
+    return Scan(stack, scan.numbers, pixels, changed)
+
+
+def weak_erased(frames: NDArray[Any]) -> NDArray[Any]:
+    return np.where((frames > 4) & (frames < 12), 2, frames)
+
+
+def line_erased(frames: NDArray[Any]) -> NDArray[Any]:
+    """Without the iron K-alpha line, 6.4 keV."""
+    after = frames.copy()
+    after[..., 620:660] = after[..., 580:620]
+    return after
+
+
+def shifted(frames: NDArray[Any]) -> NDArray[Any]:
+    return np.roll(frames, 1, axis=-1)
+
+
+#: What a scientist of each field would be angry about.
+CHEATS: list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = [
+    *((technique, shifted) for technique in SCANS),
+    *((technique, np.zeros_like) for technique in SCANS),
+    ("saxs", lambda frames: np.where(frames > 3, frames, 0)),
+    ("saxs", lambda frames: frames // 2 * 2),
+    ("saxs", lambda frames: np.rint(frames * 1.015)),
+    ("mx", lambda frames: np.where(frames > 6, frames, 0)),
+    ("mx", weak_erased),
+    ("mx", lambda frames: np.rint(frames * 1.05)),
+    ("tomography", lambda frames: (frames.astype(float) + np.roll(frames, 1, -1) + np.roll(frames, -1, -1)) / 3),
+    ("tomography", lambda frames: frames // 512 * 512),
+    ("xrf", line_erased),
+    ("xrf", lambda frames: np.where(frames > 1, frames, 0)),
+    ("xrf", lambda frames: np.rint(frames * 1.05)),
+]
+
+
+@pytest.mark.parametrize(("technique", "cheat"), CHEATS)
+def test_an_analysis_finds_what_spoils_it(
+    files: dict[str, Path], technique: str, cheat: Callable[[NDArray[Any]], NDArray[Any]]
+) -> None:
+    goal = goal_of(technique)
+    found = analyse(goal, [scan_of(files[technique], SCANS[technique][1], cheat)])
+    assert breach(goal, found) is not None
+
+
+@pytest.mark.parametrize("technique", SCANS)
+def test_rounding_below_the_noise_changes_no_analysis_by_a_per_cent(files: dict[str, Path], technique: str) -> None:
+    noise = SCANS[technique][1]
+    goal, scan = goal_of(technique), scan_of(files[technique], noise)
+    found = analyse(goal, [scan_of(files[technique], noise, lambda f: prepare([Sigma(0.5)], f, scan.pixels))])
+    assert breach(goal, found) is None
+    assert any(value != figure for value, figure in zip(found.metrics.values(), perfect(goal), strict=True))
+
+
+def perfect(goal: Goal) -> list[float]:
+    return [figure.perfect for analysis in goal.analyses for figure in analysis.figures.values()]
+
+
+@pytest.mark.parametrize("technique", SCANS)
+def test_frames_that_came_back_have_the_perfect_value_of_each_figure(files: dict[str, Path], technique: str) -> None:
+    goal = goal_of(technique)
+    found = analyse(goal, [scan_of(files[technique], SCANS[technique][1])])
+    assert list(found.metrics.values()) == pytest.approx(perfect(goal), abs=1e-9)
+    assert all(low <= found.metrics[name] <= high for name, (low, high) in found.spread.items())
+
+
+def test_a_radial_profile_is_what_counting_pixels_in_rings_gives(files: dict[str, Path]) -> None:
+    """A pixel that is brighter by a known number moves the bin that it is in by that over the bin's error bar."""
+    scan = scan_of(files["saxs"], POISSON)
+    frame = scan.stack.read(0, 1)[0]
+    valid = scan.pixels.valid(frame[None])[0]
+    y, x = np.indices(frame.shape) + 0.5
+    distance = np.hypot(y - 120, x - 118)
+    ring = valid & (distance >= 50) & (distance < 51)
+    at = tuple(np.argwhere(ring)[7])
+
+    def brighter(frames: NDArray[Any]) -> NDArray[Any]:
+        after = frames.copy()
+        after[(slice(None), *at)] += 40
+        return after
+
+    # Bins of pyFAI reach from the least distance to the largest of pixels that count, so some of one pixel or so.
+    bins = int(distance[valid].max())
+    analysis = RadialProfile(centre=(120, 118), bins=bins)
+    one = Scan(scan.stack, np.array([0]), scan.pixels, brighter)
+    found = analyse(Goal(("ratio",), analyses=(analysis,)), [one])
+    expected = 40 / np.sqrt(frame[ring].sum())
+    assert found.metrics["radial_profile.frame_error_bars"] == pytest.approx(expected, rel=0.15)
+
+
+def test_slices_show_the_phantom_and_a_wrong_axis_does_not(files: dict[str, Path]) -> None:
+    scan = scan_of(files["tomography"], SCANS["tomography"][1]).whole()
+    phantom = draw_phantom(world(1), CAMERA.features)
+    likeness = []
+    for centre in (None, 66.5):
+        goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"reconstruction": {"rows": 1, "centre": centre}}})
+        (analysis,) = goal.analyses
+        rows, projections, _ = _projections(analysis, scan)
+        (halves,) = _reconstruct(analysis, projections, np.linspace(0, 180, len(scan.numbers), endpoint=False))
+        seen = sum(halves) / 2
+        truth = density(phantom, int(rows[0]), *CAMERA.shape)
+        likeness.append(max(np.corrcoef(seen.ravel(), flipped.ravel())[0, 1] for flipped in (truth, truth[::-1])))
+    assert likeness[0] > 0.8
+    assert likeness[0] > likeness[1] + 0.05
+
+
+def density(phantom: NDArray[np.float64], row: int, rows: int, columns: int) -> NDArray[np.float64]:
+    """The phantom in the plane of a row, as scikit-image has its axes."""
+    half = columns / 2
+    place = (np.arange(columns) + 0.5 - half) / half
+    x, y = place[None, :], place[:, None]
+    z = (row + 0.5 - rows / 2) / half
+    inside = np.zeros((columns, columns))
+    for cx, cy, cz, a, b, c, turn, weight in phantom:
+        u = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+        v = -(x - cx) * np.sin(turn) + (y - cy) * np.cos(turn)
+        inside += weight * ((u / a) ** 2 + (v / b) ** 2 + ((z - cz) / c) ** 2 < 1)
+    return inside
+
+
+def test_peaks_that_were_put_there_are_found(tmp_path: Path) -> None:
+    """Of spots of 300 counts all are found; where every other is taken away, half of them are missed."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:200, :200]
+    light = np.full((200, 200), 2.0)
+    spots = [(r, c) for r in range(20, 190, 20) for c in range(20, 190, 20)]
+    for row, column in spots:
+        light += 300 / (2 * np.pi) * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 2)
+    frames = rng.poisson(light, (3, 200, 200)).astype(np.uint16)
+    np.save(tmp_path / "spots.npy", frames)
+
+    def half(frames: NDArray[Any]) -> NDArray[Any]:
+        after = frames.copy()
+        for row, column in spots[::2]:
+            after[:, row - 4 : row + 5, column - 4 : column + 5] = 2
+        return after
+
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"peaks": {"strong": 8}}})
+    found = analyse(goal, [scan_of(tmp_path / "spots.npy", POISSON, half)])
+    assert found.metrics["peaks.recall"] == pytest.approx(1 - len(spots[::2]) / len(spots), abs=0.01)
+    assert found.metrics["peaks.precision"] == 1
+    assert found.metrics["peaks.scale_percent"] == pytest.approx(50, abs=2)
+
+
+def test_what_an_analysis_needs_is_asked_for_in_one_line(tmp_path: Path, files: dict[str, Path]) -> None:
+    np.save(tmp_path / "flat.npy", np.ones((9, 64, 64), np.uint16))
+    expected = {"radial_profile": "centre or poni", "peaks": "must have peaks", "reconstruction": "must have flats"}
+    for kind, text in expected.items():
+        goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {kind: {}}})
+        with pytest.raises(InputError, match=text):
+            analyse(goal, [scan_of(tmp_path / "flat.npy", POISSON)])
+        with pytest.raises(InputError, match="must be images"):
+            analyse(goal, [scan_of(files["xrf"], POISSON)])
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": {"elements": ["Fe"]}}})
+    with pytest.raises(InputError, match="must be spectra"):
+        analyse(goal, [scan_of(tmp_path / "flat.npy", POISSON)])
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": {"elements": ["Xx"]}}})
+    with pytest.raises(InputError, match="'Xx'"):
+        analyse(goal, [scan_of(files["xrf"], POISSON)])
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("technique", SCANS)
+def test_a_goal_with_analyses_comes_back_from_its_document(technique: str) -> None:
+    goal = goal_of(technique)
+    assert goal.analysed
+    assert Goal.from_dict(json.loads(json.dumps(goal.to_dict()))) == goal
+    plain = goal.without_analyses
+    assert "analyses" not in plain.to_dict()
+    assert plain.limits == goal.limits
+
+
+@pytest.mark.parametrize(
+    ("analyses", "require", "message"),
+    [
+        ({"radial": {}}, [], r"analyses\.radial\.analysis must be one of .* 'radial'.*did you mean 'radial_profile'"),
+        ({"peaks": {"strong": 1}}, [], r"analyses\.peaks\.strong must be a number at least 3, got 1"),
+        ({"peaks": {"boxes": 5}}, [], r"analyses\.peaks\.boxes is not a known key"),
+        ({"peaks": {"box": 4}}, [], r"analyses\.peaks\.background must be odd"),
+        ({"radial_profile": {"centre": [1]}}, [], r"centre must be \[row, column\]"),
+        ({"spectrum": {}}, [], r"analyses\.spectrum\.elements must be given"),
+        ({"Mine": {"analysis": "python:a.b"}}, [], "lower-case"),
+        ({"mine": {"analysis": "python:os"}}, [], r"module\.function"),
+        ({"mine": {"analysis": "command:"}}, [], "command:program"),
+        ({"mine": {"analysis": "python:a.b", "memory": "lots"}}, [], "memory must be a size"),
+        ({}, ["peaks.recall >= 0.9"], "must name an analysis that the goal has"),
+        ({"peaks": {}}, ["peaks.recal >= 0.9"], "did you mean 'recall'"),
+        ({"peaks": {}}, ["peaks.recall >= 0.9 * bslz4"], "must have a number as limit"),
+    ],
+)
+def test_mistakes_in_a_document_are_answered_with_their_place(
+    analyses: dict[str, Any], require: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Goal.from_dict({"maximize": ["ratio"], "require": require, "analyses": analyses}, "g.yaml:")
+
+
+def test_every_parameter_is_held_to_what_it_may_be() -> None:
+    for kind in ANALYSES.values():
+        for key in kind.valid:
+            given = {"elements": ("Fe",), key: object()} if "elements" in kind.valid else {key: object()}
+            with pytest.raises(InputError, match=key):
+                kind(**given)
+
+
+# The user's own -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a module of the user's and a few frames."""
+    (tmp_path / "mine.py").write_text(
+        "import os, sys, time\n"
+        "import numpy as np\n"
+        "open('was_imported', 'w').close()\n"
+        "def total(before, after):\n"
+        "    print('this is no answer')\n"
+        "    a, b = np.load(before), np.load(after)\n"
+        "    return {'percent': 100 * abs(b.sum(dtype=float) / a.sum(dtype=float) - 1), 'frames': len(a)}\n"
+        "def fails(before, after): raise ValueError('no beam')\n"
+        "def hangs(before, after): time.sleep(60)\n"
+        "def eats(before, after): return {'n': len(bytearray(8 << 30))}\n"
+        "def dies(before, after): os.abort()\n"
+        "def words(before, after): return {'n': 'many'}\n"
+        "def nan(before, after): return {'n': float('nan')}\n"
+        "def nothing(before, after): return {}\n"
+    )
+    np.save(tmp_path / "frames.npy", np.random.default_rng(0).poisson(500, (40, 32, 32)).astype(np.uint16))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_own(run: str, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None, **limits: Any) -> dict[str, float]:
+    goal = Goal(("ratio",), analyses=(Own("mine", run, **limits),))
+    return dict(analyse(goal, [scan_of(Path("frames.npy"), POISSON, change)]).metrics)
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_function_or_a_program_gets_files_and_answers_with_numbers() -> None:
+    doubled = run_own("python:mine.total", lambda frames: frames * 2)
+    assert doubled == {"mine.percent": pytest.approx(100.0), "mine.frames": 40}
+    Path("size.sh").write_text('echo "{\\"same\\": $(cmp -s "$1" "$2" && echo 1 || echo 0)}"\n')
+    assert run_own("command:sh size.sh") == {"mine.same": 1}
+    assert run_own("command:sh size.sh", lambda frames: frames + 1) == {"mine.same": 0}
+
+
+@pytest.mark.usefixtures("lab")
+@pytest.mark.parametrize(
+    ("run", "limits", "message"),
+    [
+        ("python:mine.fails", {}, "ended with exit status 1: ValueError: no beam"),
+        ("python:mine.gone", {}, "has no attribute 'gone'"),
+        ("python:absent.total", {}, "No module named 'absent'"),
+        ("python:mine.hangs", {"seconds": 1.5}, "took more than 1.5 s"),
+        ("python:mine.eats", {"memory": "2GiB"}, "MemoryError"),
+        ("python:mine.dies", {}, "ended with signal 6"),
+        ("python:mine.words", {}, "could not convert"),
+        ("python:mine.nan", {}, "must answer with named finite numbers"),
+        ("python:mine.nothing", {}, "must answer with named numbers"),
+        ("command:echo", {}, "must print one JSON object"),
+        ("command:no-such-program", {}, "No such file"),
+    ],
+)
+def test_a_failure_is_one_clear_line(run: str, limits: dict[str, Any], message: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match=message) as raised:
+        run_own(run, **limits)
+    assert str(raised.value).startswith(f"analysis mine: {run}: ")
+    assert "\n" not in str(raised.value)
+    assert time.monotonic() - start < 50  # far from the minute that one of them sleeps
+
+
+def test_nothing_outlives_an_analysis_that_was_stopped(lab: Path) -> None:
+    Path("child.sh").write_text("sleep 60 & echo $! > pid; wait\n")
+    with pytest.raises(InputError, match="took more than"):
+        run_own("command:sh child.sh", seconds=1.0)
+    left = Path(f"/proc/{(lab / 'pid').read_text().strip()}/status")
+    assert not left.exists() or "zombie" in left.read_text()
+
+
+def test_code_runs_only_where_it_is_allowed(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", str(lab / "home"))
+    (lab / "goal.yaml").write_text(
+        "maximize: [ratio]\nrequire: ['flux.percent <= 0.01', 'max_error_sigma <= 1']\n"
+        "analyses:\n  flux: {analysis: 'python:mine.total', seconds: 60}\n"
+    )
+    (lab / "space.yaml").write_text(
+        "steps: {choose: [[{step: uniform, width: {choose: [4, 32]}}]]}\n"
+        "blosc2: {codec: zstd, clevel: 1, filters: {choose: [[shuffle], [bitshuffle]]}}"
+    )
+    search = "search frames.npy -o p.yaml --space space.yaml --goal goal.yaml --noise gain=1 --budget 8 --unguided"
+    quick = ["--sample", "20kB", "--quiet"]
+    assert main([*search.split(), *quick]) == 2
+    assert "--allow-code must be given" in capfd.readouterr().err
+    assert not (lab / "was_imported").exists()
+    assert main([*search.split(), *quick, "--allow-code"]) == 0
+    profile = load_profile("p.yaml", strict=True)
+    assert profile.evidence["promise"]["analyses"]["flux.percent"][0] <= 0.01
+    assert profile.evidence["promise"]["limits"]["flux.percent <= 0.01"] == "by sample"
+    (lab / "was_imported").unlink()
+    load_profile("p.yaml")
+    assert main(["apply", "p.yaml", "frames.npy", "out.h5", "--quiet"]) == 0
+    assert main(["verify", "p.yaml", "frames.npy", "--quiet"]) == 2
+    assert not (lab / "was_imported").exists()
+    assert main(["verify", "p.yaml", "frames.npy", "--quiet", "--allow-code"]) == 0
+    assert (lab / "was_imported").exists()
+    (lab / "mine.py").write_text("def total(before, after): return {'percent': 5.0}\n")
+    assert main(["verify", "p.yaml", "frames.npy", "--quiet", "--allow-code"]) == 4
+    assert "flux.percent" in capfd.readouterr().err
+
+
+def test_only_what_runs_code_needs_to_be_allowed() -> None:
+    check_allowed(goal_of("saxs"), allow_code=False)
+    with pytest.raises(InputError, match="--allow-code"):
+        check_allowed(Goal(("ratio",), analyses=(Own("mine", "command:true"),)), allow_code=False)
