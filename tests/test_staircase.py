@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.steps.bins import round_to_noise, table
+from tuner.steps.octave import octaves, round_to_octaves
 from tuner.steps.staircase import LAW
 
+Rounding: TypeAlias = Callable[[NDArray[Any], Noise, float, float], NDArray[Any]]
 COUNTER = Noise(1.0, 0.0, 0.0, "photon counter")
 
+#: Levels as far apart as the noise allows, and powers of two.
+ROUNDINGS: tuple[Rounding, ...] = (round_to_noise, round_to_octaves)
+either = st.sampled_from(ROUNDINGS)
+both = pytest.mark.parametrize("rounding", ROUNDINGS, ids=["levels", "octaves"])
 widths = st.floats(0.1, 4.0)
 noises = st.one_of(
     st.just(COUNTER),
@@ -72,13 +78,13 @@ def test_whole_numbers_move_by_half_a_width_at_most(width: float, noise: Noise) 
 
 
 @settings(max_examples=15, deadline=None)
-@given(widths, noises, st.sampled_from(["uint8", "int16", "uint16", "float16"]), st.sampled_from([1.0, 4.0]))
-def test_every_value_of_two_bytes(width: float, noise: Noise, dtype: str, step: float) -> None:
+@given(either, widths, noises, st.sampled_from(["uint8", "int16", "uint16", "float16"]), st.sampled_from([1.0, 4.0]))
+def test_every_value_of_two_bytes(rounding: Rounding, width: float, noise: Noise, dtype: str, step: float) -> None:
     codes = np.arange(1 << 8 * np.dtype(dtype).itemsize, dtype=f"u{np.dtype(dtype).itemsize}").view(dtype)
     values = np.sort(codes)
-    rounded = round_to_noise(values, noise, step, width)
+    rounded = rounding(values, noise, step, width)
     assert rounded.dtype == values.dtype
-    assert np.array_equal(round_to_noise(rounded, noise, step, width), rounded, equal_nan=True)
+    assert np.array_equal(rounding(rounded, noise, step, width), rounded, equal_nan=True)
     with np.errstate(invalid="ignore"):
         wide = values.astype(np.float64)
         multiples = np.flatnonzero(~np.isfinite(wide) | (np.rint(wide / step) * step == wide))
@@ -92,27 +98,27 @@ def test_every_value_of_two_bytes(width: float, noise: Noise, dtype: str, step: 
         assert values.dtype.kind == "u" or not np.any((rounded == limits.min) & (values != limits.min))
 
 
-@settings(max_examples=25, deadline=None)
-@given(widths, noises, st.sampled_from(["int32", "uint32", "int64", "uint64"]), st.integers(0, 1 << 32))
-def test_long_integers(width: float, noise: Noise, dtype: str, seed: int) -> None:
+@settings(max_examples=15, deadline=None)
+@given(either, widths, noises, st.sampled_from(["int32", "uint32", "int64", "uint64"]), st.integers(0, 1 << 32))
+def test_long_integers(rounding: Rounding, width: float, noise: Noise, dtype: str, seed: int) -> None:
     limits = np.iinfo(dtype)
     rng = np.random.default_rng(seed)
     dense = [np.arange(max(start, limits.min), start + 3000) for start in (-1500, 2500, 260000, 1 << 20, 1 << 30)]
     spread = np.exp(rng.uniform(0, math.log(limits.max), 2000)) * (rng.choice([-1, 1], 2000) if limits.min else 1)
     values = np.concatenate([*(d.astype(dtype) for d in dense), spread.astype(dtype)])
     values = np.sort(np.append(values, np.array([limits.min, limits.max], dtype)))
-    rounded = round_to_noise(values, noise, 1.0, width)
-    assert np.array_equal(round_to_noise(rounded, noise, 1.0, width), rounded)
+    rounded = rounding(values, noise, 1.0, width)
+    assert np.array_equal(rounding(rounded, noise, 1.0, width), rounded)
     laws_hold(rounded, values, width / 2 * sigma_of(values, noise, 1.0))
 
 
-@settings(max_examples=60, deadline=None)
-@given(widths, noises, st.sampled_from(["float32", "float64", "float16"]), st.integers(0, 1 << 32))
-@example(1.0, Noise(0.0, 0.0, 0.0, "none"), "float32", 0)
-@example(1.0, Noise(0.0, 1e6, 1e-3, "far"), "float32", 0)
-@example(1.0, Noise(1e-12, 0.0, 1e-9, "small"), "float64", 0)
-@example(1.0, Noise(0.0, 1.0, 1e-38, "tiny"), "float32", 0)
-def test_floats(width: float, noise: Noise, dtype: str, seed: int) -> None:
+@settings(max_examples=30, deadline=None)
+@given(either, widths, noises, st.sampled_from(["float32", "float64", "float16"]), st.integers(0, 1 << 32))
+@example(round_to_octaves, 1.0, Noise(0.0, 0.0, 0.0, "none"), "float32", 0)
+@example(round_to_octaves, 1.0, Noise(0.0, 1e6, 1e-3, "far"), "float32", 0)
+@example(round_to_octaves, 1.0, Noise(1e-12, 0.0, 1e-9, "small"), "float64", 0)
+@example(round_to_octaves, 1.0, Noise(0.0, 1.0, 1e-38, "tiny"), "float32", 0)
+def test_floats(rounding: Rounding, width: float, noise: Noise, dtype: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dense = np.concatenate([rng.uniform(-100, 1000, 3000), rng.uniform(0, 30, 2000), rng.uniform(0, 1e5, 2000)])
     sign = rng.choice([-1, 1], 3000)
@@ -120,9 +126,9 @@ def test_floats(width: float, noise: Noise, dtype: str, seed: int) -> None:
     values = np.concatenate([dense + noise.offset, sign * np.exp(rng.uniform(-top, top, 3000))])
     with np.errstate(over="ignore"):
         values = np.sort(np.append(values, [-np.inf, 0, np.inf, np.nan]).astype(dtype))
-    rounded = round_to_noise(values, noise, 0.0, width)
+    rounded = rounding(values, noise, 0.0, width)
     assert rounded.dtype == values.dtype
-    assert np.array_equal(round_to_noise(rounded, noise, 0.0, width), rounded, equal_nan=True)
+    assert np.array_equal(rounding(rounded, noise, 0.0, width), rounded, equal_nan=True)
     with np.errstate(over="ignore", invalid="ignore"):
         half = width / 2 * sigma_of(values, noise, 0.0)
         # What a value is decoded to may be larger than itself, and so may the spacing there.
@@ -130,10 +136,11 @@ def test_floats(width: float, noise: Noise, dtype: str, seed: int) -> None:
         laws_hold(rounded, values, half + reach * float(np.finfo(dtype).eps))
 
 
+@both
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.5, 0.65, 0.8, 1.0, 1.3, 2.0, 3.46])
-def test_means_of_counts_stay(width: float) -> None:
+def test_means_of_counts_stay(rounding: Rounding, width: float) -> None:
     n = 104_000
-    errors = round_to_noise(np.arange(n, dtype=np.uint32), COUNTER, 1.0, width).astype(np.int64) - np.arange(n)
+    errors = rounding(np.arange(n, dtype=np.uint32), COUNTER, 1.0, width).astype(np.int64) - np.arange(n)
     logs = log_factorials(n)
     means = np.concatenate([np.geomspace(0.05, 100, 600), np.geomspace(100, 1e5, 1200)])
     for mean in means:
@@ -153,10 +160,11 @@ def gaussian_bias(noise: Noise, mean: float, rounded: Callable[[NDArray[Any]], N
     return float((p * (rounded(x) - x)).sum()) / sigma
 
 
-def rounded_as(x: NDArray[np.float64], noise: Noise, step: float, width: float) -> NDArray[Any]:
-    return round_to_noise(x.astype(np.int32 if step else np.float64), noise, step, width)
+def rounded_as(rounding: Rounding, x: NDArray[np.float64], noise: Noise, step: float, width: float) -> NDArray[Any]:
+    return rounding(x.astype(np.int32 if step else np.float64), noise, step, width)
 
 
+@both
 @pytest.mark.parametrize("step", [1.0, 0.0])
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(
@@ -164,18 +172,19 @@ def rounded_as(x: NDArray[np.float64], noise: Noise, step: float, width: float) 
     [(0.0, 100, 3.0), (0.17, 98, 2.0), (0.4, 100.5, 5.0), (1.0, 0, 3.0), (2.0, 100, 6.0), (5.0, 50, 20.0), (30, 0, 70)],
 )
 def test_means_of_gaussian_values_stay(
-    gain: float, offset: float, read_noise: float, width: float, step: float
+    rounding: Rounding, gain: float, offset: float, read_noise: float, width: float, step: float
 ) -> None:
     noise = Noise(gain, offset, read_noise, "given")
     means = np.concatenate([offset + np.linspace(-10, 400, 400), offset + np.geomspace(400, 60_000, 400)])
-    for mean in means:
-        bias = gaussian_bias(noise, mean, lambda x: rounded_as(x, noise, step, width), step)
+    for mean in means if rounding is round_to_noise else means[::8]:
+        bias = gaussian_bias(noise, mean, lambda x: rounded_as(rounding, x, noise, step, width), step)
         assert abs(bias) <= LAW, mean
 
 
+@both
 @pytest.mark.parametrize("gain", [0.2, 3.0, 500.0])
 @pytest.mark.parametrize("step", [1.0, 0.0])
-def test_means_stay_where_single_photons_are_resolved(gain: float, step: float) -> None:
+def test_means_stay_where_single_photons_are_resolved(rounding: Rounding, gain: float, step: float) -> None:
     """Values are sums of whole photons and of read noise far below one: peaks, no Gaussian."""
     noise = Noise(gain, 100.0, gain / 5, "given")
     logs = log_factorials(3000)
@@ -184,7 +193,7 @@ def test_means_stay_where_single_photons_are_resolved(gain: float, step: float) 
         shift = 0.0
         for photons, weight in zip(k[:40], p[:40], strict=True):
             peak = Noise(0.0, 0.0, max(noise.read_noise, 0.3 * step), "peak")
-            bias = gaussian_bias(peak, 100 + gain * photons, lambda x: rounded_as(x, noise, step, 1.0), step)
+            bias = gaussian_bias(peak, 100 + gain * photons, lambda x: rounded_as(rounding, x, noise, step, 1.0), step)
             shift += weight * bias * float(sigma_of(np.array(0.0), peak, step))
         assert abs(shift) <= LAW * float(sigma_of(np.array(100 + gain * mean), noise, step)), mean
 
@@ -220,36 +229,54 @@ def test_bits_that_are_saved(width: float, saved: dict[int, float]) -> None:
         assert entropy(p) - entropy(np.bincount(levels[x], p)) >= bits, mean
 
 
-def test_values_move_up_as_often_as_down() -> None:
+@both
+def test_values_move_up_as_often_as_down(rounding: Rounding) -> None:
     x = np.arange(1000, 20_000, dtype=np.uint32)
-    moved = round_to_noise(x, COUNTER, 1.0, 1.0).astype(int) - x
+    moved = rounding(x, COUNTER, 1.0, 1.0).astype(int) - x
     assert 0.95 < (moved > 0).sum() / (moved < 0).sum() < 1.05
 
 
-def test_counts_are_rounded_alike_in_every_dtype() -> None:
+@both
+def test_counts_are_rounded_alike_in_every_dtype(rounding: Rounding) -> None:
     counts = np.arange(0, 65_000, 7)
-    expected = round_to_noise(counts.astype(np.uint32), COUNTER, 1.0, 1.0)
+    expected = rounding(counts.astype(np.uint32), COUNTER, 1.0, 1.0)
     for dtype in ("uint16", "int32", "uint64", "float32", "float64", ">i4", ">u2"):
-        assert np.array_equal(round_to_noise(counts.astype(dtype), COUNTER, 1.0, 1.0), expected), dtype
-    scaled = round_to_noise((counts * 4).astype(np.int32), Noise(4.0, 0.0, 0.0, "counter"), 4.0, 1.0)
+        assert np.array_equal(rounding(counts.astype(dtype), COUNTER, 1.0, 1.0), expected), dtype
+    scaled = rounding((counts * 4).astype(np.int32), Noise(4.0, 0.0, 0.0, "counter"), 4.0, 1.0)
     assert np.array_equal(scaled, expected * 4)
-    tenths = round_to_noise((counts * 0.1).astype(np.float32), Noise(0.1, 0.0, 0.0, "counter"), 0.1, 1.0)
+    tenths = rounding((counts * 0.1).astype(np.float32), Noise(0.1, 0.0, 0.0, "counter"), 0.1, 1.0)
     assert np.array_equal(tenths, (expected * 0.1).astype(np.float32))
 
 
-def test_no_noise_no_rounding() -> None:
+@both
+def test_no_noise_no_rounding(rounding: Rounding) -> None:
     values = np.array([-1.5, 0, 3.25, 1e30])
-    assert np.array_equal(round_to_noise(values, Noise(0, 0, 0, "none"), 0.0, 1.0), values)
-    assert np.array_equal(round_to_noise(np.arange(99), Noise(0, 0, 0, "none"), 1.0, 4.0), np.arange(99))
+    assert np.array_equal(rounding(values, Noise(0, 0, 0, "none"), 0.0, 1.0), values)
+    assert np.array_equal(rounding(np.arange(99), Noise(0, 0, 0, "none"), 1.0, 4.0), np.arange(99))
 
 
+@both
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan, math.inf])
-def test_a_width_is_a_number_above_0(width: float) -> None:
+def test_a_width_is_a_number_above_0(rounding: Rounding, width: float) -> None:
     with pytest.raises(InputError, match="width must be a finite number above 0, got"):
-        round_to_noise(np.arange(3), COUNTER, 1.0, width)
+        rounding(np.arange(3), COUNTER, 1.0, width)
 
 
-def test_shapes_stay() -> None:
+def test_octaves_empty_bits() -> None:
+    """From a width on, every level is a multiple of it; levels are at most twice as close as the noise allows."""
+    noise = Noise(2.18, 100.0, 3.5, "given")
+    x = np.arange(65_000, dtype=np.uint16)
+    levels = round_to_octaves(x, noise, 1.0, 1.0)
+    doublings = octaves(noise, 1.0, 1.0, 65535.0, 0.0).doublings
+    assert len(doublings) >= 6
+    for doubling in doublings:
+        assert not (levels[levels > doubling.at] % int(doubling.above)).any()
+    found = np.unique(levels[int(doublings[2].at) :])
+    assert (np.diff(found) > sigma_of(found[1:], noise, 1.0) / 2.2).all()
+
+
+@both
+def test_shapes_stay(rounding: Rounding) -> None:
     values = np.zeros((2, 0, 3), np.float32)
-    assert round_to_noise(values, COUNTER, 0.0, 1.0).shape == (2, 0, 3)
-    assert round_to_noise(np.full((2, 5, 3), 7, np.uint16)[:, ::2], COUNTER, 1.0, 1.0).shape == (2, 3, 3)
+    assert rounding(values, COUNTER, 0.0, 1.0).shape == (2, 0, 3)
+    assert rounding(np.full((2, 5, 3), 7, np.uint16)[:, ::2], COUNTER, 1.0, 1.0).shape == (2, 3, 3)

@@ -16,7 +16,7 @@ from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import STEPS, Pixels, Step, check_steps, defaults, prepare, step_from_dict, step_to_dict
-from tuner.steps.noise_aware import Sigma
+from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
 NARROW = ("uint8", "int8", "uint16", "int16")
@@ -134,19 +134,21 @@ NOISES = [
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-def test_sigma_on_every_integer(dtype: str, noise: Noise) -> None:
+@pytest.mark.parametrize("kind", [Sigma, Octave])
+def test_sigma_on_every_integer(kind: type[Sigma], dtype: str, noise: Noise) -> None:
     for width, marks in itertools.product((0.3, 1.0, 1.9), (MARKS[0], MARKS[3])):
-        holds(Sigma(width), everything(dtype), marks, noise)
+        holds(kind(width), everything(dtype), marks, noise)
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 @pytest.mark.parametrize("grid", [0.0, 1.0, 0.25])
-def test_sigma_on_floats(noise: Noise, grid: float) -> None:
+@pytest.mark.parametrize("kind", [Sigma, Octave])
+def test_sigma_on_floats(kind: type[Sigma], noise: Noise, grid: float) -> None:
     random = np.random.default_rng(0)
     spread = random.normal(0, 1, 4000) * 10 ** random.uniform(-3, 7, 4000)
     values = np.concatenate((spread, np.rint(spread), np.arange(0, 5000, 0.25), [np.nan, np.inf, -np.inf, -0.0]))
     for dtype, width in itertools.product(("float32", "float64"), (0.3, 1.0, 1.9)):
-        holds(Sigma(width, grid), values.astype(dtype), Marks(), noise)
+        holds(kind(width, grid), values.astype(dtype), Marks(), noise)
 
 
 @pytest.mark.parametrize("step", [Uniform(3), Window(3, 0, 70)])
@@ -165,7 +167,7 @@ def test_without_steps_nothing_is_copied() -> None:
     assert prepare([], frames, Pixels(mask=np.ones((2, 2), bool))) is frames
 
 
-@pytest.mark.parametrize("step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7), Sigma(1.0), Sigma(0.5, 0.0)])
+@pytest.mark.parametrize("step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7), Sigma(1.0), Octave(0.5, 0.0)])
 def test_documents_come_back(step: Step) -> None:
     assert step_from_dict(step_to_dict(step), "steps[0]") == step
     assert eval(repr(step)) == step
@@ -198,6 +200,7 @@ def test_bad_documents_give_one_line(document: object, line: str) -> None:
         (Uniform(0.5), "uint16", "steps[0].width must be a whole number in 1..65535 for uint16, got 0.5"),
         (Uniform(300), "uint8", "steps[0].width must be a whole number in 1..255 for uint8, got 300"),
         (Sigma(1.0), "uint16", "steps[0].step sigma must have a noise model"),
+        (Octave(1.0, 0.5), "uint16", "steps[0].step octave must have a noise model"),
         (Mantissa(3), "int32", "steps[0].step mantissa must be used on floats, got int32"),
         (Mantissa(10), "float16", "steps[0].keep must be below float16's 10 bits, got 10"),
         (Window(8, 5, 5), "uint16", "steps[0].low must be below high, got 5 and 5"),
@@ -215,7 +218,7 @@ def test_what_a_dtype_cannot_take_gives_one_line(step: Step, dtype: str, line: s
 
 def test_every_step_is_held_to_the_law_and_known_to_the_schema_of_profiles() -> None:
     """A step that is added is added above too."""
-    assert set(STEPS) == {"uniform", "window", "mantissa", "sigma"}
+    assert set(STEPS) == {"uniform", "window", "mantissa", "sigma", "octave"}
     schema = json.loads((Path(__file__).parents[1] / "docs" / "profile.schema.json").read_text())
     described = schema["$defs"]["config"]["properties"]["steps"]["items"]["oneOf"]
     found = {one["properties"]["step"]["const"]: (set(one["properties"]), set(one["required"])) for one in described}

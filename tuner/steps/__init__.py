@@ -17,7 +17,7 @@ from tuner.document import Interval, Number, OneOf, check_mapping, join
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
-from tuner.steps.noise_aware import Sigma
+from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
@@ -40,7 +40,7 @@ class Step(Pointwise, Protocol):
 
 
 #: Every step by its name.
-STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa, Sigma)}
+STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa, Sigma, Octave)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def round_to_noise(values: NDArray[Any], noise: Noise, step: float, width: float
     return rounded.reshape(values.shape)
 
 
-def _counted(noise: Noise, step: float) -> bool:
+def counted(noise: Noise, step: float) -> bool:
     """Whether values are counted photons, a step each."""
     return noise.read_noise == 0 and noise.offset == 0 and 0.9 * step <= noise.gain <= 1.1 * step
 
@@ -110,7 +110,7 @@ def deviation(values: NDArray[Any], noise: Noise, step: float) -> Floats:
 
 def _floored(noise: Noise, step: float) -> Noise:
     """The noise with the least variance of whole numbers of steps; not of one photon where photons are no step."""
-    return replace(noise, floor=noise.gain**2 if _counted(noise, step) else step * step / 12)
+    return replace(noise, floor=noise.gain**2 if counted(noise, step) else step * step / 12)
 
 
 @lru_cache(maxsize=32)
@@ -139,14 +139,14 @@ def table(noise: Noise, step: float, width: float, n: int) -> Integers:
     if step != int(step):
         # Multiples of such steps are not exact; the deviation of whole photons should be.
         sigma *= 1 + 1e-12
-    levels = staircase(sigma, width, poisson=_counted(noise, step), grow=_grow(noise, step))
+    levels = staircase(sigma, width, poisson=counted(noise, step), grow=growth(noise, step))
     levels.flags.writeable = False
     return levels
 
 
-def _grow(noise: Noise, step: float) -> int:
+def growth(noise: Noise, step: float) -> int:
     """The step above the offset from which bins grow with the signal."""
-    apart = not _counted(noise, step) and noise.read_noise < 2 * noise.gain
+    apart = not counted(noise, step) and noise.read_noise < 2 * noise.gain
     return math.ceil(_PHOTONS * noise.gain / step) if apart else 0
 
 
@@ -322,7 +322,7 @@ class _WholeBins:
     @classmethod
     def make(cls, noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> _WholeBins:
         """The bins for values of a dtype."""
-        origin, gain, grow = math.floor(noise.offset / step), noise.gain / step, _grow(noise, step)
+        origin, gain, grow = math.floor(noise.offset / step), noise.gain / step, growth(noise, step)
 
         def sigma(x: float) -> float:
             return float(deviation(np.asarray((x + origin) * step), noise, step)) / step

@@ -13,6 +13,7 @@ from tuner.document import Interval, Number
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.steps.bins import deviation, round_to_noise
+from tuner.steps.octave import round_to_octaves
 from tuner.steps.pointwise import check_parameters
 from tuner.steps.uniform import spacing
 
@@ -43,7 +44,7 @@ class Sigma:
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be rounded so."""
         if noise is None:
-            raise InputError("step sigma must have a noise model")
+            raise InputError(f"step {self.name} must have a noise model")
         if dtype.kind != "f" and self.grid != int(self.grid):
             raise InputError(f"grid must be a whole number for {dtype}, got {self.grid:g}")
 
@@ -61,3 +62,22 @@ class Sigma:
 
     def _grid(self, dtype: np.dtype[Any]) -> float:
         return self.grid if dtype.kind == "f" else max(1.0, self.grid)
+
+
+@dataclass(frozen=True, slots=True)
+class Octave(Sigma):
+    """Round to the largest power of two that is at most `width` standard deviations of the noise.
+
+    The laws of `Sigma`, with up to twice as many levels. But all low bits are empty, where codecs find them: files are
+    mostly smaller. The powers are of `grid`, and each begins where means allow (docs/decisions/0016-octaves.md).
+
+    >>> Octave(1.0).round_values(np.array([0, 5, 100, 105, 1000], "uint16"), Noise(1, 0, 0, "photon counter")).tolist()
+    [0, 5, 96, 104, 992]
+    """
+
+    name: ClassVar[str] = "octave"
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        assert noise is not None
+        return round_to_octaves(values, noise, self._grid(values.dtype), self.width)

@@ -97,7 +97,7 @@ def _log_factorials(n: int) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Means:
+class Means:
     """Means whose bias is watched, a quarter of a sigma apart, and the distribution of each."""
 
     mean: Floats
@@ -105,7 +105,7 @@ class _Means:
     poisson: bool
 
     @classmethod
-    def over(cls, sigma: Floats, first: int, last: int, poisson: bool) -> _Means:
+    def over(cls, sigma: Floats, first: int, last: int, poisson: bool) -> Means:
         """Means that values from `first` to `last` are likely for."""
         first, last = max(first - int(8 * sigma[first]), 0), min(last + int(8 * sigma[last]) + 8, len(sigma) - 1)
         if poisson:
@@ -237,7 +237,7 @@ class _Plan:
         if start >= until:
             return
         rise = np.diff(self.mean, prepend=self.mean[0])
-        means = _Means.over(self.sigma, start, until - 1, self.poisson)
+        means = Means.over(self.sigma, start, until - 1, self.poisson)
         ramp = np.interp(means.mean, np.arange(len(rise)), rise)
         before = np.arange(start - int(9 * self.sigma[start]) - 9, start)
         errors = self._extended(errors, int(before[0]), start, int(self.half[0])) - rise[np.maximum(before, 0)]
@@ -265,7 +265,7 @@ class _Plan:
     def _grown(
         self,
         beam: _Beam,
-        means: _Means,
+        means: Means,
         near: slice,
         rise: Floats,
         ramp: Floats,
@@ -341,7 +341,7 @@ class _Plan:
         errors = (levels - np.arange(n)).astype(np.float64)
         half = int(np.searchsorted(levels, 0, "right")) - 1
         for start, until in self.spans:
-            means = _Means.over(self.sigma, start, min(until + until // 4, n - 1), self.poisson)
+            means = Means.over(self.sigma, start, min(until + until // 4, n - 1), self.poisson)
             for part in range(0, len(means.mean), 16):
                 which = slice(part, part + 16)
                 spread = 8 * float(means.sigma[which][-1]) + 8
