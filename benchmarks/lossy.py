@@ -1,6 +1,6 @@
 """What lossy steps gain, beside the best lossless configuration of the same frames, and whether limits hold.
 
-    TUNER_REAL_DATA=FOLDER python benchmarks/lossy.py [--sets NAME...] [--budget 12] [--work FOLDER]
+    TUNER_REAL_DATA=FOLDER python benchmarks/lossy.py [--sets NAME...] [--budget 20] [--work FOLDER]
 
 For each set: the best lossless configuration; each rounding as its authors used it; what the search finds under
 `sub-noise`, `noise-equivalent` and ``dose_cost <= 0.3``; bisection of one parameter under the same limits; and the best
@@ -242,7 +242,7 @@ def measure(data: Set, budget: str) -> list[Row]:
         rows.append(bench.row(f"search: {name}", found.profile.config, seconds))
         bench.check_unseen(rows[-1], found.profile.config.steps, goal)
         if bench.noise is not None:
-            rows.extend(_bisected(bench, data.space, name, goal, codecs))
+            rows.append(_bisected(bench, data.space, name, goal, codecs))
     if bench.noise is not None:
         rows.append(_constructed(bench, [row for row in rows if "sub-noise" in row.method], codecs))
     for stack in stacks:
@@ -258,49 +258,47 @@ def _as_used(bench: Bench, who: str, document: dict[str, Any], codecs: Sequence[
         return Row(who, note=str(error))
 
 
-def _bisected(bench: Bench, space: str, name: str, goal: Goal, codecs: Sequence[Blosc2]) -> Iterator[Row]:
-    """For each step of the space that has one parameter: the harshest at which limits hold on what a search sees."""
-    documents = {step.name: step for option in load_space(space).steps() for step in option}
-    whole = bench.sample.dtype.kind != "f"
-    for kind, one in documents.items():
+def _bisected(bench: Bench, space: str, name: str, goal: Goal, codecs: Sequence[Blosc2]) -> Row:
+    """The best of the space's steps of one parameter, each as harsh as the limits allow where a search looks."""
+    best = Row(f"bisection: {name}", note="the gentlest of every step breaks a limit")
+    winner: tuple[Step, ...] = ()
+    start = time.thread_time()
+    for kind, one in {step.name: step for option in load_space(space).steps() for step in option}.items():
         if kind not in PARAMETERS:
             continue
         _, gentle, harsh = PARAMETERS[kind]
-        if kind == "uniform" and not whole and bench.noise is not None:
-            scale = float(np.sqrt(bench.noise.variance(np.median(bench.values()))))
-            gentle, harsh = scale / 64, scale * 64
-        start = time.thread_time()
-        make = maker(kind, kind == "mantissa" or (whole and kind == "uniform"), getattr(one, "grid", 1.0))
-
-        def holds(step: Step) -> bool:
-            return keeps(bench.quality(step), goal)
-
-        step = bisect(make, gentle, harsh, holds)
-        method = f"bisection of {kind}: {name}"
+        whole = kind == "mantissa" or (kind == "uniform" and bench.sample.dtype.kind != "f")
+        make = maker(kind, whole, getattr(one, "grid", 1.0))
+        step = bisect(make, gentle, harsh, lambda step: keeps(bench.quality(step), goal))
         if step is None:
-            yield Row(method, seconds=time.thread_time() - start, note="breaks a limit at the gentlest")
             continue
-        config, _, _ = bench.best((step,), codecs)
-        row = bench.row(method, config, time.thread_time() - start)
-        bench.check_unseen(row, (step,), goal)
-        yield row
+        config, ratio, metrics = bench.best((step,), codecs)
+        if ratio > best.ratio:
+            best, winner = Row(best.method, one_line(config), ratio, metrics=metrics), (step,)
+    best.seconds = time.thread_time() - start
+    if winner:
+        bench.check_unseen(best, winner, goal)
+    return best
 
 
 def _constructed(bench: Bench, others: Sequence[Row], codecs: Sequence[Blosc2]) -> Row:
-    """The best quantiser that keeps `sub-noise` on the sample: constructed, or found by bisection."""
+    """The best quantiser that keeps `sub-noise` on every frame: constructed, or found by bisection."""
     assert bench.noise is not None
     goal, start = goal_of("sub-noise"), time.thread_time()
     best = Row("best quantiser constructed: sub-noise", note="none keeps the limits")
     candidates = list(constructed(Histogram.of(bench.values(), bench.noise, bench.step), 0.5))
     kept = [step for step in candidates if keeps(bench.quality(step), goal)]
     kept.sort(key=lambda step: bench.best((step,), _QUICK)[1], reverse=True)
-    for step in kept[:2]:
+    for step in kept:
         config, ratio, metrics = bench.best((step,), codecs)
-        if ratio > best.ratio:
-            best = Row(best.method, one_line(replace(config, steps=())), ratio, metrics=metrics, note=step.text)
+        row = Row(best.method, one_line(replace(config, steps=())), ratio, metrics=metrics, note=step.text)
+        bench.check_unseen(row, (step,), goal)
+        if not row.broke:
+            best = row
+            break
     for row in others:
         if row.method.startswith("bisection") and row.ratio > best.ratio and keeps(row.metrics, goal) and not row.broke:
-            best = replace(row, method=best.method, note=row.method, unseen=0, furthest="")
+            best = replace(row, method=best.method, note=row.method)
     best.seconds = time.thread_time() - start
     return best
 
@@ -308,7 +306,7 @@ def _constructed(bench: Bench, others: Sequence[Row], codecs: Sequence[Blosc2]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="*", metavar="NAME", help="those with one of these in their names")
-    parser.add_argument("--budget", default="12", help="of each search: seconds, or configurations")
+    parser.add_argument("--budget", default="20", help="of each search: seconds, or configurations")
     parser.add_argument("--work", type=Path, help="folder that keeps what was measured: a run that was stopped goes on")
     parser.add_argument("--output", default="results/lossy.md")
     options = parser.parse_args()

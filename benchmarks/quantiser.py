@@ -146,7 +146,7 @@ def _roundest(low: float, high: float, wanted: float) -> float:
     return min(max(round(wanted / step), math.ceil(low / step)), math.floor(high / step)) * step
 
 
-#: One parameter of a step, from gentle to harsh; for other steps their authors' settings stand.
+#: The one parameter of a step, from gentle to harsh.
 PARAMETERS = {
     "sigma": ("width", 0.05, 1.95),
     "octave": ("width", 0.05, 1.95),

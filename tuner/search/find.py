@@ -168,7 +168,7 @@ def find_profile(
             study=f"{name}-{now}",
             dataset=name,
             known=past if resume else (),
-            warm=_warm(past),
+            warm=[*lossy.probed, *_warm(past)],
             notify=notify,
         )
         leader = surrogate if isinstance(surrogate, Surrogate) else None
@@ -194,6 +194,8 @@ class _Lossy:
     stepped: Sample
     noise: NoiseFound | None = None
     promise: Promise | None = None
+    probed: Sequence[Config] = ()
+    """What was best when steps were compared."""
 
     def into(self, profile: Profile) -> Profile:
         """The profile with the noise that its steps rest on and the promise that was made."""
@@ -240,7 +242,9 @@ def _settle_steps(
         raise UnsatisfiableError(f"no step keeps the limits on quality: {refused[0].failure or goal.require}")
     say("judging them on frames held back")
     option, promise = hold(allowed, goal, stacks, pixels, parts, risk)
-    return _Lossy(option.steps, pixels, prepare_sample(option.steps, drawn, pixels), found, promise)
+    stepped = prepare_sample(option.steps, drawn, pixels)
+    probed = [option.evaluation.config] if option.evaluation.config else []
+    return _Lossy(option.steps, pixels, stepped, found, promise, probed)
 
 
 def _say(notify: Callable[[Progress], None], itemsize: int, text: str) -> None:

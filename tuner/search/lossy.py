@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,10 @@ REPORTED = ("mask_violations", "max_abs_error", "max_error_sigma", "dose_cost", 
 _PROBES = (
     Blosc2("zstd", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 18),
     Blosc2("zstd", clevel=1, filters=("shuffle",), splitmode="always", blocksize=1 << 18),
+    Blosc2("zstd", clevel=3, filters=("shuffle", "bytedelta"), splitmode="always", blocksize=1 << 20),
 )
+#: Bytes of frames that they compress at once, about.
+_PROBED_NBYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,11 @@ def rank_steps(
     judge = Judge(quality, {})
     allowed: list[Option] = []
     refused: list[Evaluation] = []
-    ndim = len(meter.sample.frame_shape)
+    shape, itemsize = meter.sample.frame_shape, meter.sample.dtype.itemsize
+    several = max(1, min(len(meter.sample.runs[0].frames), _PROBED_NBYTES // (math.prod(shape) * itemsize)))
+    chunks = (1 << several.bit_length() - 1, *(-1,) * len(shape))
     for steps in options:
-        chunks = (1, *(-1,) * ndim)
-        probed = [meter.exact(Config(chunks, replace(b, typesize=meter.sample.dtype.itemsize), steps)) for b in _PROBES]
+        probed = [meter.exact(Config(chunks, replace(b, typesize=itemsize), steps)) for b in _PROBES]
         best = max(probed, key=lambda e: e.metrics.get("ratio", 0.0))
         log.append(meter.signed(best))
         if best.failure is None and judge.feasible([best]):
