@@ -117,12 +117,18 @@ class Ledger:
         stop = slab.first + len(slab.frames)
         return stop <= self.end and not (self.gaps.total and self.gaps.meets(slab.first, stop))
 
-    def seal(self, slab: Slab) -> NDArray[Any]:
-        """The frames of a slab that is now written, without those after the last; missing ones have the fill value."""
-        stop = min(slab.first + len(slab.frames), self.end)
-        for first, after in self.gaps.within(slab.first, stop):
-            slab.frames[first - slab.first : after - slab.first] = self._fill
-            self.lost.add(first, after)
+    def seal(self, slab: Slab, last: bool) -> NDArray[Any]:
+        """The frames of a slab that is now written; missing ones have the fill value.
+
+        Those after the last frame of all are missing, too, as others will follow; unless the slab is the last.
+        """
+        stop = slab.first + len(slab.frames)
+        if last:
+            stop = min(stop, self.end)
+        for first, after in (*self.gaps.within(slab.first, stop), (self.end, stop)):
+            if first < after:
+                slab.frames[first - slab.first : after - slab.first] = self._fill
+                self.lost.add(first, after)
         self._waiting[slab.first] = slab
         self._extent = max(self._extent, stop)
         return slab.frames[: stop - slab.first]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tuner.apply.scan_file import Layout, Notes, ScanFile, annotate, sync_folder
+from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
 
 
@@ -117,7 +118,11 @@ class SingleFile:
         except OSError:
             self._file.discard()
             return 0
-        return stored if self._file.save(stored, notes) else self._flushed
+        if self._file.save(stored, notes):
+            return stored
+        if self._swmr:
+            clear_flag(self._path)
+        return self._flushed
 
     def _check_present(self) -> None:
         """Raise OSError if the file under our name is no longer the one that we write."""

@@ -172,7 +172,7 @@ class RollingFiles:
         self._finisher.shutdown()
 
     def save(self, stored: int, notes: Notes) -> int:
-        """Finish what can be, drop the rest."""
+        """Finish what can be; the rest stays under its temporary name, for `tuner recover` where there is room."""
         self._notes = notes
         self._extent = min(self._extent, stored)
         try:
@@ -188,7 +188,6 @@ class RollingFiles:
         self._finisher.shutdown()
         for part in self._parts.values():
             part.file.discard()
-            part.temporary.unlink(missing_ok=True)
         return self._joined if self._path.exists() else 0
 
     @property

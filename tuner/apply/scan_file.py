@@ -87,6 +87,7 @@ class ScanFile:
         self._file = h5py.File(path, "r+", libver=LIBVER, locking=False)
         self._frame_shape = layout.frame_shape
         self._noted: dict[str, Any] = {}
+        self._discarded = False
         try:
             self._dataset = layout.create(self._file)
             self.flush()
@@ -153,25 +154,23 @@ class ScanFile:
             if not self._file.swmr_mode:
                 self.note(notes)
             self.flush()
-            saved = True
+            with contextlib.suppress(OSError, RuntimeError):
+                self._file.close()
         except (OSError, RuntimeError):
-            self._let_go(descriptor)
-            saved = False
-        with contextlib.suppress(OSError, RuntimeError):
-            self._file.close()
-        return saved
+            self.discard()
+            return False
+        return True
 
     def discard(self) -> None:
-        """Close the file without another byte being written to it."""
-        self._let_go(self._descriptor)
-        with contextlib.suppress(OSError, RuntimeError):
-            self._file.close()
-
-    def _let_go(self, descriptor: int) -> None:
-        # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
-        nowhere = os.memfd_create("tuner")
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        """Close the file without another byte being written to it; once is enough."""
+        if not self._discarded:
+            self._discarded = True
+            # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
+            nowhere = os.memfd_create("tuner")
+            os.dup2(nowhere, self._descriptor)
+            os.close(nowhere)
+            with contextlib.suppress(OSError, RuntimeError):
+                self._file.close()
 
     @property
     def _descriptor(self) -> int:

@@ -312,7 +312,7 @@ class Writer:
             if self._closed:
                 return
             for number in sorted(self._ledger.open):
-                self._submit(number)
+                self._submit(number, last=True)
             self._acknowledge(sync=False)
             try:
                 self._output.close(self._notes())
@@ -379,10 +379,10 @@ class Writer:
         for number in sorted(n for n, slab in self._ledger.open.items() if slab.first < horizon):
             self._submit(number)
 
-    def _submit(self, number: int) -> None:
+    def _submit(self, number: int, last: bool = False) -> None:
         try:
             slab = self._ledger.open[number]
-            frames = self._ledger.seal(slab)
+            frames = self._ledger.seal(slab, last)
             faster = self._shedding.encoder(self._pipeline.backlog, slab.first, slab.first + len(frames))
             if faster is not None:
                 slab.lossless[:] = True
