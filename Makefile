@@ -24,7 +24,11 @@ lint: .venv/installed
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
+# Kills, full disks and flipped bits at many more random points than `make test` takes.
+test-faults: .venv/installed
+	TUNER_FAULTS=100 $(BIN)/pytest tests/test_kill.py tests/test_kill_modes.py tests/test_writer_safety.py
+
 quick: lint
 	$(BIN)/pytest -m "not slow"
 
-.PHONY: demo lint test quick
+.PHONY: demo lint test test-faults quick

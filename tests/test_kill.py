@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from tuner.apply.checksum import with_checksum
 from tuner.apply.dataset import create_dataset
 from tuner.apply.encode import Encoder
 from tuner.config import Blosc2
+
+#: Half of how often each is killed; `make test-faults` says more.
+KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
 
 WRITE = """
 import sys
@@ -72,7 +76,7 @@ def killed(script: str, *arguments: object, after: float, by: int = signal.SIGKI
 @pytest.mark.parametrize(("frames", "tile"), [(1, -1), (8, -1), (5, 10)])
 def test_a_killed_writer_leaves_what_flush_acknowledged(tmp_path: Path, frames: int, tile: int) -> None:
     moments = random.Random(frames)
-    for attempt in range(6):
+    for attempt in range(2 * KILLS):
         path = tmp_path / f"{attempt}.h5"
         safe = int(["0", *killed(WRITE, path, frames, tile, after=moments.uniform(0, 0.15))][-1])
         with h5py.File(path) as file:  # plain: without clearing flags, without SWMR
@@ -94,7 +98,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(("frames", "tile"), [(1, -1), (5, 10)])
 def test_an_interrupted_writer_leaves_a_file_without_a_gap(tmp_path: Path, frames: int, tile: int) -> None:
     moments = random.Random(frames)
-    for attempt in range(6):
+    for attempt in range(2 * KILLS):
         path = tmp_path / f"{attempt}.h5"
         after = moments.uniform(0.01, 0.15)
         written = int(killed(INTERRUPT, path, frames, tile, after=after, by=signal.SIGINT)[-1])
@@ -124,7 +128,7 @@ def test_a_killed_repack_leaves_nothing_under_the_final_name(tmp_path: Path, fra
     with h5py.File(source, "w") as file:
         file["entry/data/data"] = content
     moments = random.Random(frames)
-    for attempt in range(6):
+    for attempt in range(2 * KILLS):
         target = tmp_path / f"{attempt}.h5"
         done = killed(REPACK, source, target, frames, after=moments.uniform(0, 0.3))
         assert target.exists() or not done
