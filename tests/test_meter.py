@@ -351,7 +351,7 @@ def test_reading_a_frame_or_a_sinogram_decodes_every_chunk_that_holds_a_part_of_
     metrics, spread = evaluation.metrics, evaluation.spread
     assert metrics["sinogram_read_mb_s"] == pytest.approx(decode.mb_s * useful(np.s_[:, row, :]))
     assert metrics["frame_read_mb_s"] == pytest.approx(decode.mb_s * useful(np.s_[frame, :, :]))
-    assert set(spread) == {name for name, metric in METRICS.items() if metric.timed}
+    assert set(spread) == {name for name, metric in METRICS.items() if metric.timed} - {"write_mb_s"}  # no target
     for name, (low, high) in spread.items():
         assert low <= metrics[name] * (1 + 1e-9)
         assert metrics[name] <= high * (1 + 1e-9)

@@ -165,6 +165,12 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
     command.add_argument("--prefer", metavar="M", help="take the front's end with the most of M, not its knee")
+    command.add_argument(
+        "--detector", metavar="D", help="WxH:dtype@rate, such as 2048x2048:uint16@500Hz: requires the write_mb_s for it"
+    )
+    command.add_argument(
+        "--target", type=_path, metavar="DIR", help="folder that write_mb_s is measured in (default: that of -o)"
+    )
     command.add_argument("--noise", metavar="N", help="for lossy steps: gain=G,offset=O,read=R in data units")
     command.add_argument(
         "--risk", type=float, default=0.05, metavar="R", help="share of frames that may break a quality (default 0.05)"
@@ -335,6 +341,8 @@ def _search(options: argparse.Namespace) -> int:
             noise=options.noise,
             risk=options.risk,
             allow_code=options.allow_code,
+            target=options.target or Path(options.output).parent,
+            detector=options.detector,
             notify=progress,
         )
     found.profile.save(options.output)

@@ -42,6 +42,7 @@ METRICS = {
     "decode_mb_s": Metric("MB of pixels decoded per second on one core", True),
     "frame_read_mb_s": Metric("useful MB per second when one frame is read: all chunks that hold it are decoded", True),
     "sinogram_read_mb_s": Metric("useful MB per second when one row of all frames is read, for three axes", True),
+    "write_mb_s": Metric("MB of pixels per second that the writer takes with all its threads, to the target", True),
     **{name: Metric(quality.text, timed=False, quality=True) for name, quality in QUALITIES.items()},
 }
 

@@ -23,6 +23,7 @@ from tuner.apply.plugin import PluginEncoder
 from tuner.config import PLUGINS, Config
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation
+from tuner.measure.target import Target
 from tuner.measure.timing import Reference, Timing, clocked, last_level_cache, machine, timed, versions
 from tuner.quality import QUALITIES, compare, worst
 from tuner.read.sampling import Sample
@@ -76,6 +77,8 @@ class Meter:
         Which of `QUALITIES` are taken of what steps make.
     seen : ndarray of bool, optional
         The pixels that they are taken of, shape of a frame; all that count where it is not given.
+    target : Target, optional
+        Where `write_mb_s` is to be known.
     """
 
     def __init__(
@@ -85,12 +88,14 @@ class Meter:
         pixels: Sequence[Pixels] = (),
         qualities: Collection[str] = (),
         seen: NDArray[np.bool_] | None = None,
+        target: Target | None = None,
     ) -> None:
         self.sample = sample
         self.frames = frames
         self.pixels = pixels
         self.qualities = qualities
         self.seen = seen
+        self.target = target
         self.digest = sample.digest
         self.reference = Reference()
         self._scratch = np.empty(0, np.uint8)
@@ -189,7 +194,7 @@ class Meter:
         metrics = {"ratio": pixels / stored, **speeds, **self._access(resolved.chunks, speeds["decode_mb_s"])}
         metrics |= prepared.quality
         timing = "in passing" if pixels == self.sample.nbytes else "in passing, stopped as too slow"
-        return Evaluation(config, metrics, origin={"timing": timing})
+        return self.bounded(Evaluation(config, metrics, origin={"timing": timing}))
 
     def exact_many(
         self, configs: Sequence[Config], jobs: int, least_mb_s: float = 0.0, most_seconds: float = math.inf
@@ -262,7 +267,37 @@ class Meter:
         spread |= {name: (low[name], high[name]) for name in low}
         recent = float(np.median(self.reference.rates[-10:])) / 1e6
         origin = {**evaluation.origin, "timing": "alone", "reference_mb_s": recent}
-        return replace(evaluation, metrics=metrics, spread=spread, origin=origin)
+        return self.bounded(replace(evaluation, metrics=metrics, spread=spread, origin=origin))
+
+    def bounded(self, evaluation: Evaluation) -> Evaluation:
+        """The same evaluation with the most that a writer could take to the target, if there is one."""
+        if self.target is None or evaluation.failure is not None:
+            return evaluation
+        ratio, encode = evaluation.metrics["ratio"], evaluation.metrics["encode_mb_s"]
+        # What is no configuration of ours goes through a filter of HDF5, in one thread.
+        cores = None if evaluation.config else 1
+        ends = evaluation.spread.get("encode_mb_s", (encode, encode))
+        usual, low, high = (float(self.target.bound(ratio, speed, cores)) for speed in (encode, *ends))
+        return replace(
+            evaluation,
+            metrics={**evaluation.metrics, "write_mb_s": usual},
+            spread={**evaluation.spread, "write_mb_s": (low, high)},
+        )
+
+    def write(self, config: Config) -> Timing:
+        """How fast the writer takes the sample to the target."""
+        assert self.target is not None
+        return self.target.measure(config, self.sample, self.pixels[0] if self.pixels else Pixels())
+
+    def written(self, evaluation: Evaluation, timing: Timing) -> Evaluation:
+        """The same evaluation with the speed at which the writer took the sample to the target."""
+        assert self.target is not None
+        return replace(
+            evaluation,
+            metrics={**evaluation.metrics, "write_mb_s": timing.mb_s},
+            spread={**evaluation.spread, "write_mb_s": timing.spread},
+            origin={**evaluation.origin, "target": str(self.target.folder), "workers": self.target.workers},
+        )
 
     def is_slow(self, evaluation: Evaluation) -> bool:
         """Whether a single chunk takes so long that the clock needs no repeats, nor buffers beyond the cache."""

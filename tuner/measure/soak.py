@@ -9,8 +9,6 @@ import os
 import shutil
 import time
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from tuner.apply.pipeline import default_workers
 from tuner.apply.target import check_target
 from tuner.apply.writer import Writer, open_writer
 from tuner.errors import InputError
+from tuner.measure.target import temporary_file
 from tuner.measure.timing import machine, versions
 from tuner.profile import Profile
 from tuner.simulate.simulation import texture
@@ -162,16 +161,6 @@ def soak(
         target=str(target),
         data="simulated" if stack is None else stack.name,
     )
-
-
-@contextmanager
-def temporary_file(folder: Path) -> Iterator[Path]:
-    """The name of a file that is not there, nor is it afterwards."""
-    path = folder / f".tuner-{os.getpid()}-{time.monotonic_ns()}.h5"
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _play(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.cut import cut
+from tuner.apply.pipeline import default_workers
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
@@ -18,6 +21,7 @@ from tuner.goal import Goal, Judge
 from tuner.measure.analyses import analyse, check_allowed, scans_of
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
+from tuner.measure.target import Target
 from tuner.profile import Profile
 from tuner.read.sampling import draw_sample
 from tuner.stack import Stack
@@ -113,10 +117,12 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     sample = draw_sample(stacks, sample_nbytes)
     axes = stacks[0].shape
     pixels = [Preparation.of_stack(profile, stack).pixels for stack in stacks]
-    meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0, pixels, goal.qualities)
+    meter = Meter(sample, len(stacks[0]) if len(axes) == 3 else 0, pixels, goal.qualities, target=_target(profile))
     evaluation = meter.timed(meter.exact(profile.config), FINAL_WINDOWS)
     if evaluation.failure is not None:
         raise VerificationError(f"{stacks[0].name}: {evaluation.failure}")
+    if meter.target is not None:
+        evaluation = meter.written(evaluation, meter.write(profile.config))
     if not profile.config.steps:  # no analysis can tell
         goal = goal.without_analyses
     elif goal.analyses:
@@ -141,3 +147,12 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
         elif not met:
             raise VerificationError(f"{stacks[0].name}: the profile promises {text}")
     return {"metrics": dict(evaluation.metrics), "requirements": requirements, "warnings": warnings}
+
+
+def _target(profile: Profile) -> Target | None:
+    """Where a profile was written to when it was found; another folder where that is not there; none if it was not."""
+    writer = profile.evidence.get("writer")
+    if not writer:
+        return None
+    folder = Path(writer["target"])
+    return Target(folder if folder.is_dir() else Path(tempfile.gettempdir()), default_workers())

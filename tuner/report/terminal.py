@@ -31,6 +31,7 @@ _COLUMNS = {
     "decode_mb_s": "decode MB/s",
     "frame_read_mb_s": "frame read MB/s",
     "sinogram_read_mb_s": "sinogram read MB/s",
+    "write_mb_s": "write MB/s",
 }
 
 

@@ -22,6 +22,8 @@ from tuner.measure.access import read_frames
 from tuner.measure.analyses import check_allowed
 from tuner.measure.baseline import FILTERS
 from tuner.measure.meter import Meter, prepare_sample
+from tuner.measure.pace import Detector
+from tuner.measure.target import Target
 from tuner.noise import Noise
 from tuner.profile import Profile
 from tuner.read import open_stacks
@@ -78,6 +80,8 @@ def find_profile(
     noise: Noise | str | None = None,
     risk: float = RISK,
     allow_code: bool = False,
+    target: str | os.PathLike[str] = ".",
+    detector: str | None = None,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Found:
     """Find a configuration for the frames of some files.
@@ -120,6 +124,10 @@ def find_profile(
         The share of frames that may break a limit on quality; frames are held back to judge it.
     allow_code : bool
         Run analyses of the user's own that the goal names.
+    target : path of a folder
+        Where finalists are written to by the real writer, if the goal has `write_mb_s`.
+    detector : str, optional
+        Such as ``2048x2048:uint16@500Hz``, WxH: adds the `write_mb_s` that it needs to the requirements.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -133,11 +141,17 @@ def find_profile(
     limit = Budget.parse(budget)
     if not 0 < risk < 1:
         raise InputError(f"--risk must be above 0 and below 1, got {risk}")
-    wanted = _goal(goal, maximize, require)
+    pace = None if detector is None else Detector.parse(detector)
+    wanted = _goal(goal, maximize, require if pace is None else [*require, f"write_mb_s >= {pace.mb_s!r}"])
+    writes = "write_mb_s" in {*wanted.maximize, *(c.metric for c in wanted.require)}
+    place = Target(Path(target), default_workers()) if writes else None
     check_allowed(wanted, allow_code)
     chosen = available(space if isinstance(space, Space) else load_space(space))
     nbytes = parse_size(sample, "--sample")
     stacks = open_stacks(paths, dataset, axes)
+    if pace is not None and (pace.frame_shape, pace.dtype) != (stacks[0].frame_shape, stacks[0].dtype):
+        size = "x".join(map(str, reversed(stacks[0].frame_shape)))
+        raise InputError(f"--detector must be of the frames at hand, {size}:{stacks[0].dtype}, got {detector!r}")
     given = Noise.parse(noise) if isinstance(noise, str) else noise
     parts = split(stacks, units_for(risk), seed) if any(chosen.steps()) else None
     drawn = draw_sample(stacks, nbytes, seed, parts.search if parts else None)
@@ -169,6 +183,7 @@ def find_profile(
             dataset=name,
             known=past if resume else (),
             warm=[*lossy.probed, *_warm(past)],
+            target=place,
             notify=notify,
         )
         leader = surrogate if isinstance(surrogate, Surrogate) else None
@@ -180,6 +195,9 @@ def find_profile(
         h5py_mb_s = read_frames(Meter(drawn, frames, lossy.pixels), result.best.config).mb_s
         profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
         profile = replace(profile, evidence={**profile.evidence, "goal": wanted.to_dict()})
+        if place is not None:
+            writer = {"target": readable(str(place.folder.resolve())), "workers": place.workers}
+            profile = replace(profile, evidence={**profile.evidence, "writer": writer})
         if lossy.steps:
             profile = lossy.into(profile)
     return Found(profile, result, log.path)

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from tuner.config import Config
 from tuner.evaluation import METRICS, Evaluation
 from tuner.goal import Judge
+from tuner.measure.target import Target
 from tuner.search.surrogate import FEATURE_WEIGHTS, TARGETS, Data, Matrix, Surrogate, config_features
 
 #: Of which target each metric follows, but for a known factor.
 _TARGET_OF = {"ratio": 0, "encode_mb_s": 1, "decode_mb_s": 2, "frame_read_mb_s": 2, "sinogram_read_mb_s": 2}
+#: Follows from the ratio and the speed of encoding.
+_WRITE = "write_mb_s"
 
 #: How much of what a guess misses is common to all configurations of the data, the rest to those that are alike.
 _COMMON = 0.3
@@ -57,6 +60,8 @@ class Guide:
     access : mapping
         Metric of reading to the logarithm of its factor over decoding, shape (configurations,).
     seed : int
+    target : Target, optional
+        Where writing is to be guessed.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Guide:
         nbytes: int,
         access: Mapping[str, NDArray[np.float64]],
         seed: int = 0,
+        target: Target | None = None,
     ) -> None:
         self.configs = list(configs)
         self._places = {config: index for index, config in enumerate(self.configs)}
@@ -77,6 +83,7 @@ class Guide:
         self._features = features * FEATURE_WEIGHTS
         self._nbytes = nbytes
         self._access = access
+        self._target = target
         self._random = np.random.default_rng(seed)
         self._measured: list[int] = []
         self._missed: list[Matrix] = []
@@ -243,5 +250,8 @@ class Guide:
         return np.sqrt(seconds)
 
     def _log(self, metric: str, logs: Matrix, candidates: NDArray[np.intp]) -> NDArray[np.float64]:
+        if metric == _WRITE and self._target is not None:
+            written: NDArray[np.float64] = np.log(self._target.bound(np.exp(logs[:, 0]), np.exp(logs[:, 1])))
+            return written
         column = logs[:, _TARGET_OF[metric]]
         return column + self._access[metric][candidates] if metric in self._access else column

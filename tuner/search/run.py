@@ -16,6 +16,7 @@ from tuner.evaluation import METRICS, Evaluation, Log
 from tuner.goal import Goal, Judge
 from tuner.measure.baseline import FILTERS, equivalents, measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
+from tuner.measure.target import Target
 from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
@@ -106,6 +107,8 @@ class Search:
         Taken as measured where they are of this sample: what a killed search left.
     warm : sequence of Config
         Measured first: what was best for the same data before.
+    target : Target, optional
+        Where finalists are written to; needed where the goal has `write_mb_s`.
     """
 
     def __init__(
@@ -127,11 +130,14 @@ class Search:
         dataset: str = "",
         known: Iterable[Evaluation] = (),
         warm: Sequence[Config] = (),
+        target: Target | None = None,
         notify: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         used = {*goal.maximize, *(c.metric for c in goal.require)}
         if "sinogram_read_mb_s" in used and not (frames and len(sample.frame_shape) == 2):
             raise InputError("sinogram_read_mb_s needs data with three axes")
+        if "write_mb_s" in used and target is None:
+            raise InputError("write_mb_s needs a target to write to")
         if prefer is not None and prefer not in goal.maximize:
             raise InputError(f"--prefer must name one of the objectives {' '.join(goal.maximize)}, got {prefer!r}")
         least = len(FILTERS) + 2
@@ -152,14 +158,14 @@ class Search:
         self._warm = warm
         self._guide: Guide | None = None
         qualities = dict.fromkeys((*(REPORTED if any(space.steps()) else ()), *goal.qualities))
-        self._whole = Meter(sample, frames, pixels, qualities)
+        self._whole = Meter(sample, frames, pixels, qualities, target=target)
         small = small_part(sample)
-        self._meter = self._whole if small is sample else Meter(small, frames, pixels, qualities)
+        self._meter = self._whole if small is sample else Meter(small, frames, pixels, qualities, target=target)
         run = max(len(run.frames) for run in self._meter.sample.runs)
         self._space = space.bind(sample.frame_shape, sample.dtype, run)
         self._proposer = Proposer(self._space, self._meter.resolve, goal, seed, storage, study)
         self._known = {
-            self._meter.resolve(e.config): e
+            self._meter.resolve(e.config): self._meter.bounded(e)
             for e in known
             if e.config is not None
             and e.origin.get("data") == self._meter.digest
@@ -275,6 +281,7 @@ class Search:
             self._meter.sample.nbytes,
             self._meter.access_factors(configs),
             self._seed,
+            self._meter.target,
         )
 
     def _guessed(self) -> Iterator[Config]:
@@ -347,10 +354,11 @@ class Search:
 
     def _least_mb_s(self) -> float:
         """Encoding slower than this cannot meet the goal, whatever the other threads do."""
+        cores = self._meter.target.workers if self._meter.target else 1
         limits = [
-            bound
+            bound / (cores if c.metric == "write_mb_s" else 1)
             for c, bound in zip(self.goal.require, self._bounds, strict=True)
-            if c.metric == "encode_mb_s" and c.op == ">=" and not math.isnan(bound)
+            if c.metric in ("encode_mb_s", "write_mb_s") and c.op == ">=" and not math.isnan(bound)
         ]
         return max(limits, default=0.0) / (2 * _CONTENTION)
 
@@ -426,15 +434,18 @@ class Search:
             else:
                 self._sign(self._whole, final)
         clocks: list[list[tuple[Timing, Timing]]] = [[] for _ in finals]
+        written: list[list[Timing]] = [[] for _ in finals]
         for turn in range(ROUNDS):
             for index, final in enumerate(finals):
                 if final.failure is None and (turn == 0 or not self._whole.is_slow(final)):
                     try:
                         clocks[index].append(self._whole.clock(final, FINAL_WINDOWS // ROUNDS))
+                        if self._whole.target and final.config:
+                            written[index].append(self._whole.write(final.config))
                     except CodecError as error:  # a plug-in that did it before
                         finals[index] = Evaluation(final.config, failure=str(error))
         measured = []
-        for final, timings in zip(finals, clocks, strict=True):
+        for final, timings, writes in zip(finals, clocks, written, strict=True):
             assert final.config is not None
             if final.failure is not None:
                 self._sign(self._whole, final)
@@ -442,6 +453,8 @@ class Search:
             encode = functools.reduce(operator.add, (pair[0] for pair in timings))
             decode = functools.reduce(operator.add, (pair[1] for pair in timings))
             timed = self._whole.with_timings(final, self._whole.resolve(final.config).chunks, encode, decode)
+            if writes:
+                timed = self._whole.written(timed, functools.reduce(operator.add, writes))
             measured.append(self._sign(self._whole, replace(timed, origin={**timed.origin, "finalist": True})))
         return measured
 
