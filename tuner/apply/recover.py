@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from tuner.apply.scan_file import LIBVER, sync_folder
 from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
 from tuner.errors import InputError
+from tuner.read.links import DEAD_LINK
 from tuner.read.nexus import find_frames
 
 
@@ -102,8 +104,9 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
     safe, pieces, finished = Runs(), [], []
     for number, part in _unfinished(master):
         _check_unused(part)
-        if _finish(part, number, master, name):
-            finished.append(part_name(master, number))
+        with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
+            if _finish(part, number, master, name):
+                finished.append(part_name(master, number))
     for _, path in data_files(master):
         with h5py.File(path, locking=False) as file:
             dataset = file[name]
