@@ -27,7 +27,7 @@ from grid import count_own_time, write_table
 from lossy_page import GOALS, METRICS, Row, page
 from lossy_sets import Set, sets
 from numpy.typing import NDArray
-from quantiser import PARAMETERS, Histogram, bisect, constructed, maker
+from quantiser import PARAMETERS, Histogram, bisect, constructed, leading_bits, maker, two_ranges
 
 import tuner
 from tuner.config import Blosc2, Config, one_line
@@ -39,11 +39,12 @@ from tuner.quality import QUALITIES, compare, worst
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.find import Found
+from tuner.search.lossy import on_grid
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, units_for
 from tuner.space import load_space
 from tuner.stack import Kind, Stack
-from tuner.steps import STEPS, Pixels, Step, prepare, step_from_dict
+from tuner.steps import STEPS, Pixels, Step, defaults, prepare, step_from_dict
 from tuner.traits import traits
 
 #: What is compressed with, whatever the quantiser: those of the shipped lossy spaces that win most often.
@@ -119,6 +120,16 @@ class Bench:
         """All valid values of the sample."""
         return np.concatenate([r.frames[self.stacks[r.stack].valid(r.frames)].reshape(-1) for r in self.sample.runs])
 
+    def all_values(self) -> NDArray[Any]:
+        """Those of the sample, and of frames all over that it does not hold: what is constructed knows them all."""
+        found = [self.values()]
+        for index, frames in self._unseen():
+            every = -(-len(frames) * self.stacks[index].frame_nbytes // _BATCH_NBYTES)
+            for number in frames[:: max(every, 1)]:
+                frame = self.stacks[index].read(int(number), int(number) + 1)
+                found.append(frame[self.stacks[index].valid(frame)])
+        return np.concatenate(found)
+
     @cached_property
     def step(self) -> float:
         """Of which the values are multiples."""
@@ -175,7 +186,7 @@ def authors(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     """Roundings at the settings that their authors used: who, and the step as a document."""
     values = bench.values()
     integers = bench.sample.dtype.kind != "f"
-    grid = {} if integers or bench.step else {"grid": 0}
+    grid = {} if integers else {"grid": bench.step}
     if bench.noise is not None:
         yield "Bernstein et al. 2010: levels a sigma apart", {"step": "sigma", "width": 1.0, **grid}
         sigma = float(np.sqrt(bench.noise.variance(np.median(values))))
@@ -198,6 +209,9 @@ def authors(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     )
     if not integers:
         yield "Klöwer et al. 2021: 7 bits of the mantissa", {"step": "mantissa", "keep": 7}
+    for name, kind in STEPS.items():
+        if set(kind.valid) <= set(defaults(kind)):
+            yield f"{name} as it comes", {"step": name}
 
 
 def measure(data: Set, budget: str) -> list[Row]:
@@ -235,8 +249,8 @@ def measure(data: Set, budget: str) -> list[Row]:
     lossless = bench.row("best lossless", config)
     rows.insert(0, lossless)
     for who, document in authors(bench):
-        if document["step"] in STEPS:
-            rows.append(_as_used(bench, who, document, codecs))
+        rows.append(_as_used(bench, who, document, codecs))
+    rows.extend(_published(bench, data, codecs))
     for name, (found, seconds) in searched.items():
         goal = goal_of(name)
         rows.append(bench.row(f"search: {name}", found.profile.config, seconds))
@@ -258,6 +272,22 @@ def _as_used(bench: Bench, who: str, document: dict[str, Any], codecs: Sequence[
         return Row(who, note=str(error))
 
 
+def _published(bench: Bench, data: Set, codecs: Sequence[Blosc2]) -> Iterator[Row]:
+    """What is published for such data, beside the same quantiser on these frames at several settings."""
+    if data.published is None or bench.noise is None:
+        return
+    kind, ratio, where = data.published
+    histogram = Histogram.of(bench.values(), bench.noise, bench.step)
+    if kind == "leading bits":
+        made = [leading_bits(histogram, bits) for bits in (1, 2, 3)]
+    else:
+        made = [two_ranges(histogram, *bits) for bits in ((1, 1), (1, 4), (2, 4))]
+    for step in made:
+        config, found, metrics = bench.best((step,), codecs)
+        note = f"published {ratio:g} ({where})"
+        yield Row(step.text, one_line(replace(config, steps=())), found, metrics=metrics, note=note)
+
+
 def _bisected(bench: Bench, space: str, name: str, goal: Goal, codecs: Sequence[Blosc2]) -> Row:
     """The best of the space's steps of one parameter, each as harsh as the limits allow where a search looks."""
     best = Row(f"bisection: {name}", note="the gentlest of every step breaks a limit")
@@ -268,7 +298,7 @@ def _bisected(bench: Bench, space: str, name: str, goal: Goal, codecs: Sequence[
             continue
         _, gentle, harsh = PARAMETERS[kind]
         whole = kind == "mantissa" or (kind == "uniform" and bench.sample.dtype.kind != "f")
-        make = maker(kind, whole, getattr(one, "grid", 1.0))
+        make = maker(kind, whole, getattr(on_grid([(one,)], bench.step)[0][0], "grid", 1.0))
         step = bisect(make, gentle, harsh, lambda step: keeps(bench.quality(step), goal))
         if step is None:
             continue
@@ -286,7 +316,7 @@ def _constructed(bench: Bench, others: Sequence[Row], codecs: Sequence[Blosc2]) 
     assert bench.noise is not None
     goal, start = goal_of("sub-noise"), time.thread_time()
     best = Row("best quantiser constructed: sub-noise", note="none keeps the limits")
-    candidates = list(constructed(Histogram.of(bench.values(), bench.noise, bench.step), 0.5))
+    candidates = list(constructed(Histogram.of(bench.all_values(), bench.noise, bench.step), 0.5))
     kept = [step for step in candidates if keeps(bench.quality(step), goal)]
     kept.sort(key=lambda step: bench.best((step,), _QUICK)[1], reverse=True)
     for step in kept:

@@ -37,7 +37,7 @@ class Set:
     source: str = ""
     """Why that is right; empty where nothing is given."""
     published: tuple[str, float, str] | None = None
-    """A step by its name, the ratio that its authors published on such data, and where."""
+    """A quantiser of `quantiser.py`, the ratio that its authors published for such data, and where."""
 
 
 #: Real sets by what is known of their detector: the space, and the noise where it is known.
@@ -64,9 +64,9 @@ _SIMULATED: dict[str, tuple[Technique, str, str | None]] = {
 }
 
 #: Leading bits with an exponent: against raw, where lossless gives about 5 (Galchenkova et al., IUCrJ 11, 190, 2024).
-_SERIAL = ("leading_bits", 30.0, "Galchenkova et al. 2024")
+_SERIAL = ("leading bits", 30.0, "Galchenkova et al. 2024")
 #: Threshold quantisation of reconstructed two-phase flow, with Zstandard.
-_TWO_PHASE = ("tqc", 18.3, "LEAPS-INNOV D7.4, reconstructed ROFEX")
+_TWO_PHASE = ("two ranges", 18.3, "TQC, LEAPS-INNOV D7.4, reconstructed ROFEX")
 
 
 def sets(real: Path | None, work: Path) -> Iterator[Set]:

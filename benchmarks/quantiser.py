@@ -146,6 +146,28 @@ def _roundest(low: float, high: float, wanted: float) -> float:
     return min(max(round(wanted / step), math.ceil(low / step)), math.floor(high / step)) * step
 
 
+def leading_bits(histogram: Histogram, bits: int) -> Levels:
+    """So many leading bits of a whole number and its exponent, rounded to the nearest."""
+    size = np.maximum(np.abs(histogram.values), 1)
+    unit = np.exp2(np.maximum(np.floor(np.log2(size)) + 1 - bits, 0))
+    return histogram.levels(f"{bits} leading bits and exponent", np.rint(histogram.values / unit) * unit)
+
+
+def two_ranges(histogram: Histogram, below: int, above: int) -> Levels:
+    """Values below Otsu's threshold in so many bits, those above in others, both from the least to the most of them."""
+    share = np.cumsum(histogram.counts) / histogram.counts.sum()
+    mean = np.cumsum(histogram.counts * histogram.values) / histogram.counts.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (mean[-1] * share - mean) ** 2 / (share * (1 - share))
+    cut = int(np.nanargmax(np.where(np.isfinite(between), between, np.nan))) + 1
+    levels = histogram.values.astype(np.float64)
+    for part, bits in ((slice(None, cut), below), (slice(cut, None), above)):
+        low, high = levels[part].min(), levels[part].max()
+        spacing = max(high - low, 1.0) / ((1 << bits) - 1)
+        levels[part] = low + np.rint((levels[part] - low) / spacing) * spacing
+    return histogram.levels(f"Otsu's threshold, {below} and {above} bits", np.rint(levels))
+
+
 #: The one parameter of a step, from gentle to harsh.
 PARAMETERS = {
     "sigma": ("width", 0.05, 1.95),

@@ -42,6 +42,8 @@ class NoiseFound:
     """All that the data allows."""
     doubts: tuple[Doubt, ...]
     """Why it may be wrong; an estimate of which one is not safe is not used."""
+    step: float = 1.0
+    """Of which the values are multiples, data units; 0 where they are of none."""
 
 
 def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Evaluation) -> NoiseFound:
@@ -74,7 +76,25 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     unsafe = [doubt for doubt in found if not doubt.safe]
     if unsafe and given is None and not stack.photon_counting:
         raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {unsafe[0]}")
-    return NoiseFound(noise, estimates, found)
+    return NoiseFound(noise, estimates, found, step)
+
+
+def on_grid(options: Sequence[tuple[Step, ...]], step: float) -> list[tuple[Step, ...]]:
+    """The same steps, on the grid of floats that are multiples of `step`, or of none where it is 0.
+
+    A step leaves values that are not on its grid: of quarters all but one in four, if it takes them for whole numbers.
+
+    >>> from tuner.steps.noise_aware import Sigma
+    >>> [option[0].grid for option in on_grid([(Sigma(1.0),), (Sigma(1.0, grid=0.125),), (Sigma(1.0, grid=0),)], 0.25)]
+    [0.25, 0.125, 0]
+    """
+
+    def settled(one: Step) -> Step:
+        grid = getattr(one, "grid", 0.0)
+        fits = not grid or (step and step / grid == round(step / grid))
+        return one if fits else replace(one, grid=step)  # type: ignore[type-var]
+
+    return [tuple(settled(one) for one in steps) for steps in options]
 
 
 @dataclass(frozen=True, slots=True)
