@@ -57,10 +57,10 @@ _SIMULATED: dict[str, tuple[Technique, str, str | None]] = {
         "integrating",
         "gain=0.133,offset=100,read=0.213",
     ),
-    "mx_dim": (Mx((514, 1030), background=0.3, spot=60.0), "counting", "gain=1"),
-    "saxs": (Saxs(), "counting", "gain=1"),
-    "serial": (Mx((514, 1030), background=30.0, oscillation=5.0), "counting", "gain=1"),
-    "jungfrau_raw": (Jungfrau((256, 512)), "integrating", None),
+    "mx_dim": (Mx((300, 400), background=0.3, spot=60.0), "counting", "gain=1"),
+    "saxs": (Saxs((300, 300)), "counting", "gain=1"),
+    "serial": (Mx((300, 400), background=30.0, oscillation=5.0), "counting", "gain=1"),
+    "jungfrau_raw": (Jungfrau((256, 256)), "integrating", None),
 }
 
 #: Leading bits with an exponent: against raw, where lossless gives about 5 (Galchenkova et al., IUCrJ 11, 190, 2024).

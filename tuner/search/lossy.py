@@ -86,7 +86,7 @@ def on_grid(options: Sequence[tuple[Step, ...]], step: float) -> list[tuple[Step
 
     >>> from tuner.steps.noise_aware import Sigma
     >>> [option[0].grid for option in on_grid([(Sigma(1.0),), (Sigma(1.0, grid=0.125),), (Sigma(1.0, grid=0),)], 0.25)]
-    [0.25, 0.125, 0]
+    [0.25, 0.125, 0.0]
     """
 
     def settled(one: Step) -> Step:
