@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -16,7 +16,10 @@ from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import STEPS, Pixels, Step, check_steps, defaults, prepare, step_from_dict, step_to_dict
+from tuner.steps.framewise import ClipBackground, Tqc
+from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
+from tuner.steps.scale import LeadingBits, Log, Photonise, Power
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
 NARROW = ("uint8", "int8", "uint16", "int16")
@@ -151,7 +154,111 @@ def test_sigma_on_floats(kind: type[Sigma], noise: Noise, grid: float) -> None:
         holds(kind(width, grid), values.astype(dtype), Marks(), noise)
 
 
-@pytest.mark.parametrize("step", [Uniform(3), Window(3, 0, 70)])
+#: Each with what is gentle and what is harsh, of integers of 16 bits and of wider ones.
+SCALES: list[Step] = [
+    Photonise(3.0),
+    Photonise(0.0, 1.0),
+    Photonise(100.0, 0.3),
+    LeadingBits(1),
+    LeadingBits(3),
+    LeadingBits(7),
+    Log(0.01, 1.0),
+    Log(0.3, 20.0),
+    Log(2.0, 0.1),
+    Power(0.5, 0.1),
+    Power(0.5, 3.0),
+    Power(0.3, 0.5),
+    Power(1.0, 7.0),
+    Tqc(1, 1),
+    Tqc(2, 6),
+    Tqc(7, 3),
+    ClipBackground(3.0, 4.0),
+    ClipBackground(0.5, 60.0),
+]
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=str)
+@pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
+@pytest.mark.parametrize("step", SCALES, ids=repr)
+def test_other_scales_on_every_integer(step: Step, dtype: str, marks: Marks) -> None:
+    holds(step, everything(dtype), marks, Noise(5.0, 8.4, 20.0, "given", 1 / 12))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("step", [step for step in SCALES if not isinstance(step, LeadingBits)], ids=repr)
+@given(data=st.data())
+@settings(max_examples=25)
+def test_other_scales_on_all_floats(step: Step, dtype: str, data: st.DataObject) -> None:
+    kind = np.dtype(dtype)
+    values = data.draw(arrays.arrays(kind, st.integers(1, 40), elements=arrays.from_dtype(kind)))
+    holds(step, values, Marks(), Noise(5.0, 8.4, 20.0, "given"))
+    holds(step, values, Marks(saturation=60000.0, underload=-1.0), Noise(5.0, 8.4, 20.0, "given"))
+
+
+@given(
+    widths=st.tuples(*[st.sampled_from([1, 2, 3, 8, 100, 16383])] * 3),
+    marks=st.sampled_from([Marks(), Marks(saturation=65535), Marks(invalid=(0, 65535))]),
+)
+@settings(max_examples=25)
+def test_gain_bits_of_raw_frames_stay(widths: tuple[int, int, int], marks: Marks) -> None:
+    raw = everything("uint16")
+    rounded = holds(Stages(*widths), raw, marks)
+    assert np.array_equal(rounded >> 14, raw >> 14)
+    assert np.array_equal(rounded[raw >> 14 == 2], raw[raw >> 14 == 2])
+    assert np.array_equal(rounded == 65535, raw == 65535)
+    for code, width in zip((0, 1, 3), widths, strict=True):
+        moved = (raw >> 14 == code) & (rounded != raw)
+        assert not ((rounded[moved] & 16383) % width).any()
+
+
+def test_leading_bits_are_few_and_ties_go_both_ways() -> None:
+    values = np.arange(1 << 15, dtype="uint16")
+    rounded = prepare([LeadingBits(3)], values[None, None], Pixels())[0, 0].astype(int)
+    assert len(np.unique(rounded)) == 8 + 4 * 12 + 1
+    assert not rounded[values >= 8].astype("uint16").view("uint16")[0] & 1
+    middle = slice(1 << 10, 1 << 14)
+    assert abs((rounded - values)[middle].mean()) < 0.1
+
+
+def test_photons_are_whole_where_read_noise_is_small() -> None:
+    random = np.random.default_rng(0)
+    photons = random.poisson(2.0, (3, 50, 60))
+    frames = np.rint(100 + 40 * photons + random.normal(0, 4, photons.shape)).astype("uint16")
+    rounded = prepare([Photonise()], frames, Pixels(noise=Noise(40.0, 100.0, 4.0, "given")))
+    assert (rounded == 100 + 40 * photons).mean() > 0.9999
+
+
+def test_thresholds_are_of_each_frame_and_of_pixels_that_count() -> None:
+    random = np.random.default_rng(0)
+    frames = random.poisson(50, (4, 40, 40)).astype("int32")
+    frames[:, :8] += np.array([200, 400, 4000, 8000])[:, None, None]
+    mask = np.zeros((40, 40), bool)
+    mask[20] = True
+    marks = Marks(invalid=(-1,))
+    broken = frames.copy()
+    broken[:, 20], broken[:, 30, :9] = 1 << 30, -1
+    calm = frames.copy()
+    calm[:, 20], calm[:, 30, :9] = 0, -1
+    counts = ~mask
+    counts[30, :9] = False
+    for step in (Tqc(2, 5), ClipBackground(5.0, 64.0)):
+        rounded = prepare([step], broken, Pixels(marks, mask))
+        assert np.array_equal(rounded[:, counts], prepare([step], calm, Pixels(marks, mask))[:, counts])
+        assert np.array_equal(rounded[:, ~counts], broken[:, ~counts])
+        alone = np.concatenate([prepare([step], frame[None], Pixels(marks, mask)) for frame in broken])
+        assert np.array_equal(rounded, alone)
+        assert len(np.unique(rounded[0, 8:][counts[8:]])) <= 5
+    kept = prepare([ClipBackground(5.0, 64.0)], frames, Pixels())
+    assert np.array_equal(kept[:, :8], frames[:, :8])
+
+
+def test_a_frame_without_a_valid_pixel_or_of_one_value_stays() -> None:
+    for frame in (np.full((1, 4, 4), np.nan), np.full((1, 4, 4), 7.0)):
+        for step in (Tqc(1, 1), ClipBackground(3.0, 1.0)):
+            assert np.array_equal(prepare([step], frame, Pixels()), frame, equal_nan=True)
+
+
+@pytest.mark.parametrize("step", [Uniform(3), Window(3, 0, 70), Tqc(2, 3), ClipBackground(1.0, 8.0), Power(0.5, 0.7)])
 def test_neither_frames_given_at_once_nor_their_layout_matter(step: Step) -> None:
     frames = np.random.default_rng(0).integers(0, 90, (7, 33, 41)).astype("int32")
     mask = np.random.default_rng(1).random((33, 41)) < 0.1
@@ -167,7 +274,9 @@ def test_without_steps_nothing_is_copied() -> None:
     assert prepare([], frames, Pixels(mask=np.ones((2, 2), bool))) is frames
 
 
-@pytest.mark.parametrize("step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7), Sigma(1.0), Octave(0.5, 0.0)])
+@pytest.mark.parametrize(
+    "step", [Uniform(0.5), Window(8, -1.0, 4.0), Mantissa(7), Sigma(1.0), Octave(0.5, 0.0), *SCALES, Stages(8)]
+)
 def test_documents_come_back(step: Step) -> None:
     assert step_from_dict(step_to_dict(step), "steps[0]") == step
     assert eval(repr(step)) == step
@@ -185,6 +294,16 @@ def test_documents_come_back(step: Step) -> None:
         ({"step": "uniform", "width": float("nan")}, "steps[0].width must be a finite number, got nan"),
         ({"step": "uniform", "width": 2, "with": 3}, "steps[0].with is not a known key (did you mean 'width'?)"),
         ({"step": "mantissa", "keep": 52}, "steps[0].keep must be in 0..51, got 52"),
+        ({"step": "photonise", "gain": -1}, "steps[0].gain must be a number at least 0, got -1"),
+        ({"step": "photonise", "fraction": 2}, "steps[0].fraction must be a number above 0 and at most 1, got 2"),
+        ({"step": "leading_bits", "keep": 0}, "steps[0].keep must be in 1..32, got 0"),
+        ({"step": "log", "width": 3, "linear": 1}, "steps[0].width must be a number above 0 and at most 2, got 3"),
+        ({"step": "power", "exponent": 0, "width": 1}, "steps[0].exponent must be a number at least 0.1"),
+        ({"step": "power", "exponent": float("nan"), "width": 1}, "steps[0].exponent must be a finite number, got nan"),
+        ({"step": "tqc", "background": 1}, "steps[0].signal must be given"),
+        ({"step": "tqc", "background": 1, "signal": 17}, "steps[0].signal must be in 1..16, got 17"),
+        ({"step": "clip_background", "sigmas": 0, "width": 1}, "steps[0].sigmas must be a number above 0, got 0"),
+        ({"step": "stages", "high": -2}, "steps[0].high must be in 1..16383, got -2"),
         ({"step": "window", "bits": 0, "low": 0, "high": 1}, "steps[0].bits must be in 1..32, got 0"),
     ],
 )
@@ -201,6 +320,14 @@ def test_bad_documents_give_one_line(document: object, line: str) -> None:
         (Uniform(300), "uint8", "steps[0].width must be a whole number in 1..255 for uint8, got 300"),
         (Sigma(1.0), "uint16", "steps[0].step sigma must have a noise model"),
         (Octave(1.0, 0.5), "uint16", "steps[0].step octave must have a noise model"),
+        (Photonise(), "uint16", "steps[0].step photonise must have a noise model, for the value without light"),
+        (LeadingBits(3), "float32", "steps[0].step leading_bits must be used on integers, got float32"),
+        (LeadingBits(16), "uint16", "steps[0].keep must be below uint16's 16 bits, got 16"),
+        (Log(0.1, 300.0), "uint8", "steps[0].linear must be at most uint8's 255, got 300"),
+        (Power(0.5, 300.0), "uint8", "steps[0].width must be at most uint8's 255, got 300"),
+        (Tqc(9, 3), "uint8", "steps[0].background must be at most the bits of uint8, got 9"),
+        (ClipBackground(3.0, 0.5), "uint8", "steps[0].width must be a whole number in 1..255 for uint8, got 0.5"),
+        (Stages(8), "int32", "steps[0].step stages must be used on uint16, 2 bits of gain and 14 of value, got int32"),
         (Mantissa(3), "int32", "steps[0].step mantissa must be used on floats, got int32"),
         (Mantissa(10), "float16", "steps[0].keep must be below float16's 10 bits, got 10"),
         (Window(8, 5, 5), "uint16", "steps[0].low must be below high, got 5 and 5"),
@@ -218,7 +345,20 @@ def test_what_a_dtype_cannot_take_gives_one_line(step: Step, dtype: str, line: s
 
 def test_every_step_is_held_to_the_law_and_known_to_the_schema_of_profiles() -> None:
     """A step that is added is added above too."""
-    assert set(STEPS) == {"uniform", "window", "mantissa", "sigma", "octave"}
+    assert set(STEPS) == {
+        "uniform",
+        "window",
+        "mantissa",
+        "sigma",
+        "octave",
+        "photonise",
+        "leading_bits",
+        "log",
+        "power",
+        "tqc",
+        "clip_background",
+        "stages",
+    }
     schema = json.loads((Path(__file__).parents[1] / "docs" / "profile.schema.json").read_text())
     described = schema["$defs"]["config"]["properties"]["steps"]["items"]["oneOf"]
     found = {one["properties"]["step"]["const"]: (set(one["properties"]), set(one["required"])) for one in described}

@@ -17,30 +17,59 @@ from tuner.document import Interval, Number, OneOf, check_mapping, join
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
+from tuner.steps.framewise import ClipBackground, Framewise, Tqc, round_frames
+from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
+from tuner.steps.scale import LeadingBits, Log, Photonise, Power
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
 
-class Step(Pointwise, Protocol):
-    """What may be done to frames; frozen and hashable, its fields are its parameters."""
+class Step(Protocol):
+    """What may be done to frames; frozen and hashable, its fields are its parameters.
+
+    It is `Pointwise`, or `Framewise` where what it does is found in each frame anew.
+    """
 
     name: ClassVar[str]
     """What documents call it."""
     valid: ClassVar[Mapping[str, Number | Interval]]
     """What each parameter may be: used to validate, to search and to generate bad values."""
 
+    def __hash__(self) -> int:
+        """Of what it does."""
+        ...
+
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where it cannot be done to pixels of a dtype with that noise."""
         ...
 
     def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
-        """The most that pixels of these values can move by, data units, same shape: a promise by construction."""
+        """The most that pixels of these values can move by, data units, same shape: a promise by construction.
+
+        Infinite where there is none.
+        """
         ...
 
 
 #: Every step by its name.
-STEPS: Mapping[str, type[Step]] = {step.name: step for step in (Uniform, Window, Mantissa, Sigma, Octave)}
+STEPS: Mapping[str, type[Step]] = {
+    step.name: step
+    for step in (
+        Uniform,
+        Window,
+        Mantissa,
+        Sigma,
+        Octave,
+        Photonise,
+        LeadingBits,
+        Log,
+        Power,
+        Tqc,
+        ClipBackground,
+        Stages,
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +109,11 @@ def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDAr
     """
     prepared = frames
     for step in steps:
-        prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
+        if isinstance(step, Framewise):
+            prepared = round_frames(step, prepared, pixels.marks, pixels.mask, pixels.noise)
+        else:
+            assert isinstance(step, Pointwise)
+            prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
     if steps and pixels.mask is not None:
         np.copyto(prepared, frames, where=pixels.mask)
     return prepared

@@ -178,7 +178,7 @@ class Octaves:
         scale = np.full(x.shape if crossed else 1, width or 1.0)
         for doubling in crossed:
             np.copyto(scale, doubling.above, where=x >= doubling.at)
-        level = x / scale
+        level: Floats = x / scale
         np.rint(level, out=level)
         level *= scale
         if not width:

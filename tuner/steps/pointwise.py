@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ def check_parameters(step: Any) -> None:
         object.__setattr__(step, name, valid.check(getattr(step, name), name))
 
 
+@runtime_checkable
 class Pointwise(Protocol):
     """A rounding of single values."""
 

@@ -1,0 +1,240 @@
+"""Steps that look at a whole frame: what they find there is a rounding of single pixels, for this frame alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.document import Interval, Number
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.stack import Marks
+from tuner.steps.pointwise import Pointwise, check_parameters, round_pixels
+from tuner.steps.uniform import Uniform
+
+#: Bins of a histogram: one for each value of 16 bits.
+_BINS = 1 << 16
+
+#: Turns a median of absolute deviations into a standard deviation, for Gaussian values.
+_MAD = 1.4826
+
+#: How often a frame is rounded until nothing changes; mostly twice.
+_PASSES = 8
+
+
+@runtime_checkable
+class Framewise(Protocol):
+    """A step whose parameters are found in each frame anew."""
+
+    def found(self, values: NDArray[Any]) -> Pointwise:
+        """The rounding for a frame with these valid pixels, shape (n,), n of at least 1."""
+        ...
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def round_frames(
+    step: Framewise, frames: NDArray[Any], marks: Marks, mask: NDArray[np.bool_] | None, noise: Noise | None
+) -> NDArray[Any]:
+    """Frames with every valid pixel rounded as is found for its frame, as new array of the same shape and dtype.
+
+    What is found is found again in the rounded frame, until nothing changes; so twice is once. A frame in which that
+    does not end stays as it is, as does one without a valid pixel.
+
+    Parameters
+    ----------
+    step : Framewise
+    frames : ndarray
+        Shape (n, *frame_shape).
+    marks : Marks
+        Which values do not count.
+    mask : ndarray of bool, optional
+        True where a pixel does not count in any frame, shape of a frame.
+    noise : Noise, optional
+    """
+    rounded = frames.copy()
+    for frame, result in zip(frames, rounded, strict=True):
+        valid = marks.valid(frame, mask)
+        if not valid.any():
+            continue
+        now = frame
+        for _ in range(_PASSES):
+            then = np.where(valid, round_pixels(step.found(now[valid]), now, marks, noise), frame)
+            if np.array_equal(then[valid], now[valid]):
+                result[...] = now
+                break
+            now = then
+    return rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Each value in the middle of a bin of a histogram, and how many there are."""
+
+    values: NDArray[np.float64]
+    """Sorted."""
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Levels:
+        """Integers within 16 bits each have a bin; a wider range has 65,536 of equal size."""
+        low, high = values.min(), values.max()
+        span = float(high) - float(low)
+        if values.dtype.kind != "f" and span < _BINS:
+            wide = values.astype(np.int64) if values.dtype.kind == "i" else values
+            counts = np.bincount((wide - wide.dtype.type(low)).astype(np.int64))
+            return cls(np.asarray(np.arange(len(counts)) + float(low), np.float64), counts)
+        scale = (_BINS - 1) / span if 1e-300 < span < math.inf else 0.0
+        index = np.rint((values.astype(np.float64) - float(low)) * scale).astype(np.int64)
+        middles = np.asarray(float(low) + np.arange(_BINS) * (span / (_BINS - 1)), np.float64)
+        return cls(middles, np.bincount(index, minlength=_BINS))
+
+    def median(self) -> float:
+        """The value that half of all are not above."""
+        sums = np.cumsum(self.counts)
+        return float(self.values[np.searchsorted(sums, sums[-1] / 2)])
+
+    def deviation(self, median: float) -> float:
+        """The median distance from a value, as a standard deviation."""
+        order = np.argsort(np.abs(self.values - median), kind="stable")
+        sums = np.cumsum(self.counts[order])
+        return _MAD * abs(float(self.values[order[np.searchsorted(sums, sums[-1] / 2)]]) - median)
+
+    def otsu(self) -> float:
+        """The value up to which one class reaches, so that the variance between two is largest.
+
+        N. Otsu, IEEE Trans. Systems, Man and Cybernetics 9, 62 (1979).
+
+        >>> Levels.of(np.array([1, 2, 3, 2, 50, 51], "uint16")).otsu()
+        3.0
+        """
+        below = np.cumsum(self.counts).astype(np.float64)
+        total = np.cumsum(self.counts * (self.values - self.values[0]))
+        above = below[-1] - below
+        used = (self.counts > 0) & (above > 0)
+        between = (total[-1] * below - total * below[-1]) ** 2 / np.where(used, below * above, 1)
+        return float(self.values[np.argmax(np.where(used, between, -1.0))])
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Values up to a threshold rounded in one way, those above in another; no value crosses it."""
+
+    threshold: float
+    low: float
+    """Width below, data units; 0 to keep values."""
+    high: float
+    """Above."""
+    least: float = -math.inf
+    """Values below stay."""
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        under = (values <= self.threshold) & (values >= self.least)
+        rounded = np.where(under, self._multiples(values, self.low), self._multiples(values, self.high))
+        return np.where(
+            (under == (rounded <= self.threshold)) & ((values >= self.least) == (rounded >= self.least)),
+            rounded,
+            values,
+        )
+
+    def _multiples(self, values: NDArray[Any], width: float) -> NDArray[Any]:
+        return Uniform(width).round_values(values, None) if width else values
+
+
+@dataclass(frozen=True, slots=True)
+class Tqc:
+    """Threshold quantisation: a threshold for each frame, about ``2**background`` levels below, ``2**signal`` above.
+
+    Otsu's threshold parts the valid pixels of a frame. Levels are multiples of a power of two, the least for which the
+    range of a class has no more levels than that (and one). Law: twice is once, no pixel crosses the threshold, and
+    pixels move by at most half the distance of levels, which depends on the frame: so no bound by construction.
+
+    >>> frame = np.array([[[0, 3, 9, 10, 500, 603]]], "uint16")
+    >>> round_frames(Tqc(1, 3), frame, Marks(), None, None).tolist()
+    [[[0, 0, 8, 8, 512, 640]]]
+    """
+
+    background: int
+    """Bits."""
+    signal: int
+    """Bits."""
+
+    name: ClassVar[str] = "tqc"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {"background": Interval(1, 16), "signal": Interval(1, 16)}
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        for name in ("background", "signal"):
+            if getattr(self, name) > 8 * dtype.itemsize:
+                raise InputError(f"{name} must be at most the bits of {dtype}, got {getattr(self, name)}")
+
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
+        """None by construction."""
+        return np.full(values.shape, np.inf)
+
+    def found(self, values: NDArray[Any]) -> Pointwise:
+        """The rounding for a frame."""
+        levels = Levels.of(values)
+        threshold = levels.otsu()
+        low = _power(threshold - levels.values[0], self.background, values.dtype)
+        high = _power(levels.values[-1] - threshold, self.signal, values.dtype)
+        return Split(threshold, low, high)
+
+
+def _power(span: float, bits: int, dtype: np.dtype[Any]) -> float:
+    """The least power of two that parts a span into at most so many bits of levels; 0 where all values may stay."""
+    if not (span > 0 and math.isfinite(span)):
+        return 0.0
+    power = 2.0 ** math.ceil(math.log2(span) - bits)
+    if dtype.kind == "f":
+        return power
+    # The dtype has to hold the width itself.
+    return min(power, 2.0 ** (8 * dtype.itemsize - 2)) if power > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBackground:
+    """Round the background of each frame to multiples of `width`, and keep every pixel above it exactly.
+
+    Background is what lies within ``sigmas`` standard deviations of the frame's median, which is taken from the median
+    of the absolute deviations, so that no signal widens it. Law: twice is once, signal stays, no pixel becomes signal,
+    and no pixel moves by more than ``width / 2`` (and a float's spacing).
+
+    >>> frame = np.array([[[9, 10, 10, 11, 12, 13, 80]]], "uint16")
+    >>> round_frames(ClipBackground(3.0, 8.0), frame, Marks(), None, None).tolist()
+    [[[8, 8, 8, 8, 12, 13, 80]]]
+    """
+
+    sigmas: float
+    """Standard deviations that the background reaches to."""
+    width: float
+    """Of its levels, data units; a whole number for integers."""
+
+    name: ClassVar[str] = "clip_background"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {"sigmas": Number(above=0.0), "width": Number(above=0.0)}
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        Uniform(self.width).check(dtype, noise)
+
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
+        """The most that each value can move by, data units."""
+        return Uniform(self.width).bound(values, noise)
+
+    def found(self, values: NDArray[Any]) -> Pointwise:
+        """The rounding for a frame."""
+        levels = Levels.of(values)
+        median = levels.median()
+        reach = self.sigmas * levels.deviation(median)
+        return Split(median + reach, self.width, 0.0, median - reach)

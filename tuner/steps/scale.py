@@ -1,0 +1,246 @@
+"""Roundings on a scale of their own: photons, leading bits, logarithm, powers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.document import Interval, Number
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.steps.pointwise import check_parameters
+from tuner.steps.uniform import Mantissa, spacing
+
+_Floats = NDArray[np.float64]
+
+
+def _within(level: _Floats, values: NDArray[Any]) -> NDArray[Any]:
+    """Levels in the dtype of the values, which stay where it has no such level inside its ends."""
+    if values.dtype.kind == "f":
+        return level.astype(values.dtype)
+    level = np.rint(level)
+    limits = np.iinfo(values.dtype)
+    # The ends as doubles may be beyond the dtype; so they are left out.
+    inside = (level > float(limits.min) - (limits.min == 0)) & (level < float(limits.max))
+    return np.where(inside, np.where(inside, level, 0).astype(values.dtype), values)
+
+
+def _settled(once: NDArray[Any], twice: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Rounded values; those that would go on to another level stay as they were, so that twice is once."""
+    return np.where(twice == once, once, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Photonise:
+    """Round to whole photons, or to a fraction of one, from the value without light on; ties go to the even one.
+
+    Law: twice is once, and no pixel moves by more than half of ``fraction * gain`` (and half a count, as integers stay
+    such, and a float's spacing). Where read noise is far below that, it is removed; from half of it on, means stay. In
+    between, and where photons share their charge between pixels, parts of photons are lost or made: take a fraction.
+
+    >>> Photonise(gain=10.0).round_values(np.array([4, 16, 98], "int32"), Noise(1.0, 0.0, 2.0, "given")).tolist()
+    [0, 20, 100]
+    """
+
+    gain: float = 0.0
+    """Data units for a photon; 0 for that of the noise."""
+    fraction: float = 1.0
+    """Of a photon, of which levels are multiples."""
+
+    name: ClassVar[str] = "photonise"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {
+        "gain": Number(least=0.0),
+        "fraction": Number(above=0.0, most=1.0),
+    }
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        if noise is None:
+            raise InputError("step photonise must have a noise model, for the value without light")
+        if not self._width(noise):
+            raise InputError("gain must be above 0, here or in the noise, got 0")
+        if dtype.kind != "f" and not 1 <= self._width(noise) <= np.iinfo(dtype).max:
+            raise InputError(
+                f"gain times fraction must be in 1..{np.iinfo(dtype).max} for {dtype}, got {self._width(noise):g}"
+            )
+
+    @np.errstate(over="ignore")
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> _Floats:
+        """The most that each value can move by, data units."""
+        assert noise is not None
+        half = self._width(noise) / 2
+        # Levels are sums, each of which is rounded.
+        reach = np.abs(values.astype(np.float64)) + half + abs(noise.offset)
+        return (
+            half
+            + 4 * spacing(reach.astype(values.dtype) if values.dtype.kind == "f" else reach)
+            + (values.dtype.kind != "f") / 2
+        )
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        assert noise is not None
+        once = self._nearest(values, noise)
+        return _settled(once, self._nearest(once, noise), values)
+
+    def _nearest(self, values: NDArray[Any], noise: Noise) -> NDArray[Any]:
+        width = self._width(noise)
+        offset = noise.offset if values.dtype.kind == "f" else float(round(noise.offset))
+        photons = np.rint((values.astype(np.float64) - offset) / width)
+        return _within(offset + photons * width, values)
+
+    def _width(self, noise: Noise) -> float:
+        return (self.gain or noise.gain) * self.fraction
+
+
+@dataclass(frozen=True, slots=True)
+class LeadingBits:
+    """Keep so many leading bits of an integer's magnitude, rounded to the nearest; ties go to even.
+
+    Law: twice is once; integers below ``2**keep`` stay, and no other moves by more than ``2**-keep`` of itself. What is
+    kept is the leading bits and their place, as in a float (Galchenkova et al., IUCrJ 11, 190, 2024).
+
+    >>> LeadingBits(3).round_values(np.array([7, 9, 17, 1000], "uint16"), None).tolist()
+    [7, 8, 16, 1024]
+    """
+
+    keep: int
+    """Leading bits that are kept, the first among them."""
+
+    name: ClassVar[str] = "leading_bits"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {"keep": Interval(1, 32)}
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        if dtype.kind == "f":
+            raise InputError(f"step leading_bits must be used on integers, got {dtype}")
+        if self.keep >= 8 * dtype.itemsize:
+            raise InputError(f"keep must be below {dtype}'s {8 * dtype.itemsize} bits, got {self.keep}")
+
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> _Floats:
+        """The most that each value can move by, data units."""
+        wide = np.abs(values.astype(np.float64))
+        return np.where(wide < 2.0**self.keep, 0.0, wide * 2.0**-self.keep + spacing(values))
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        # A double's mantissa has the first bit left out.
+        return _within(Mantissa(self.keep - 1).round_values(values.astype(np.float64), None), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Round to levels evenly spaced in ``log(1 + |x| / linear)``, with the sign of x.
+
+    Law: twice is once, and no pixel moves by more than ``exp(width / 2) - 1`` of ``|x| + linear`` (and half a count, as
+    integers stay such, and a float's spacing). As l_bnl_compress offers it; means of wide bins move, by about
+    ``width**2 / 24`` of themselves: limit `bias_sigma`.
+
+    >>> Log(0.5, 10.0).round_values(np.array([0, 3, 30, 1000], "int32"), None).tolist()
+    [0, 6, 35, 890]
+    """
+
+    width: float
+    """Of the logarithm: 0.01 is a per cent."""
+    linear: float
+    """Below this, levels are about evenly spaced; data units."""
+
+    name: ClassVar[str] = "log"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {
+        "width": Number(above=0.0, most=2.0),
+        "linear": Number(above=0.0),
+    }
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        _check_at_most("linear", self.linear, dtype)
+
+    @np.errstate(over="ignore")
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> _Floats:
+        """The most that each value can move by, data units."""
+        return _inexact((np.abs(values.astype(np.float64)) + self.linear) * math.expm1(self.width / 2), values)
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        once = self._nearest(values)
+        return _settled(once, self._nearest(once), values)
+
+    def _nearest(self, values: NDArray[Any]) -> NDArray[Any]:
+        wide = values.astype(np.float64)
+        index = np.rint(np.log1p(np.abs(wide) / self.linear) / self.width)
+        return _within(np.copysign(np.expm1(index * self.width) * self.linear, wide), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Round to levels evenly spaced in ``|x|**exponent``, with the sign of x.
+
+    Law: twice is once, and no pixel moves by more than ``(|x|**exponent + width / 2)**(1 / exponent) - |x|`` (and half
+    a count, as integers stay such, and a float's spacing). With 0.5 the levels follow the noise of counts; for means
+    that stay use `sigma` or `octave`. As l_bnl_compress offers it.
+
+    >>> Power(0.5, 1.0).round_values(np.array([0, 2, 5, 20, 1000], "int32"), None).tolist()
+    [0, 1, 4, 16, 1024]
+    """
+
+    exponent: float
+    """1 for levels that are evenly spaced, less for wider ones at higher values."""
+    width: float
+    """Of the levels, data units to the power of the exponent."""
+
+    name: ClassVar[str] = "power"
+    valid: ClassVar[Mapping[str, Number | Interval]] = {
+        "exponent": Number(least=0.1, most=1.0),
+        "width": Number(above=0.0),
+    }
+
+    def __post_init__(self) -> None:
+        check_parameters(self)
+
+    def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
+        """Raise InputError where pixels of a dtype cannot be rounded so."""
+        _check_at_most("width", self.width, dtype)
+
+    @np.errstate(over="ignore")
+    def bound(self, values: NDArray[Any], noise: Noise | None) -> _Floats:
+        """The most that each value can move by, data units."""
+        wide = np.abs(values.astype(np.float64))
+        return _inexact((wide**self.exponent + self.width / 2) ** (1 / self.exponent) - wide, values)
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        once = self._nearest(values)
+        return _settled(once, self._nearest(once), values)
+
+    def _nearest(self, values: NDArray[Any]) -> NDArray[Any]:
+        wide = values.astype(np.float64)
+        index = np.rint(np.abs(wide) ** self.exponent / self.width)
+        return _within(np.copysign((index * self.width) ** (1 / self.exponent), wide), values)
+
+
+def _check_at_most(name: str, value: float, dtype: np.dtype[Any]) -> None:
+    most = float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
+    if value > most:
+        raise InputError(f"{name} must be at most {dtype}'s {most:g}, got {value:g}")
+
+
+def _inexact(bound: _Floats, values: NDArray[Any]) -> _Floats:
+    """A bound with what the dtype cannot hold, and what logarithms and powers leave of a double."""
+    wide = np.abs(values.astype(np.float64))
+    rest = 2 * spacing((wide + bound).astype(values.dtype)) if values.dtype.kind == "f" else 0.5
+    inexact: _Floats = bound * (1 + 1e-9) + rest + wide * 1e-12
+    return inexact
