@@ -211,7 +211,7 @@ def scan(seed: int, mean: float, count: int = 40) -> NDArray[np.uint16]:
 def test_a_scan_that_leaves_its_profile_says_so_once_with_numbers(
     tmp_path: Path, on_drift: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.apply.drift.SHARE", 1e9)  # look at every frame
+    monkeypatch.setattr("tuner.apply.drift.SHARE", 1e9)  # look all the time
     config = Config((1, -1, -1), Blosc2("zstd", clevel=1), (Uniform(2),))
     evidence = {"promise": {"provisional": False}}
     profile = profile_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from tuner.profile import Profile
 from tuner.steps import Pixels
 from tuner.traits import traits
+
+#: Into how many pieces a sample is cut for the envelope, to see how its traits vary.
+PIECES = 32
 
 #: Share of one thread's time that looking may take.
 SHARE = 0.01
@@ -34,7 +38,8 @@ _log = logging.getLogger(__name__)
 class Drift:
     """Follows the traits of frames and their ratio; warns once for each that leaves what the profile was measured on.
 
-    Traits are computed in a thread of its own, of single frames, as often as takes a hundredth of its time.
+    A look takes as many frames, one after the other, as the pieces had of which the envelope was made. Traits are
+    computed in a thread of its own, as often as takes a hundredth of its time.
 
     Parameters
     ----------
@@ -54,22 +59,37 @@ class Drift:
         if self._bounds and measured.size:
             self._bounds["ratio"] = (_RATIO * float(measured[0]), math.inf)
         self._in_a_row = dict.fromkeys(self._bounds, 0)
+        frames = profile.evidence.get("sample", {}).get("frames", 0)
+        self._frames = max(1, frames // PIECES)
+        self._seen: list[NDArray[Any]] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tuner-drift") if self._bounds else None
         self._looking: Future[None] | None = None
         self._next = 0.0
 
     def due(self) -> bool:
-        """Whether it is time to look at a frame."""
+        """Whether frames are wanted for a look."""
         return (
             self._pool is not None
             and time.monotonic() >= self._next
             and (self._looking is None or self._looking.done())
         )
 
-    def look(self, number: int, frame: NDArray[Any], ratio: float | None) -> None:
-        """Look at a frame, of which a copy is made, and at the ratio of late, None where nothing was written."""
+    def look(self, number: int, frames: NDArray[Any], ratio: Callable[[], float | None]) -> None:
+        """Take frames, shape (n, *frame_shape), of which copies are made, and look at them once they are enough.
+
+        Parameters
+        ----------
+        number : int
+            Of the first of them.
+        frames : ndarray
+        ratio : callable
+            The ratio of late, None where nothing was written.
+        """
         assert self._pool is not None
-        self._looking = self._pool.submit(self._judge, number, frame[None].copy(), ratio)
+        self._seen.append(frames[: self._frames - sum(map(len, self._seen))].copy())
+        if sum(map(len, self._seen)) == self._frames:
+            self._looking = self._pool.submit(self._judge, number, np.concatenate(self._seen), ratio())
+            self._seen = []
 
     def close(self) -> None:
         """Let the thread go."""

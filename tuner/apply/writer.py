@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import logging
 import math
 import operator
 import os
@@ -35,6 +36,8 @@ from tuner.apply.target import check_target, reason
 from tuner.config import PLUGINS, Blosc2, Config
 from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
+
+_log = logging.getLogger(__name__)
 
 #: Writers that are open, to be closed when the interpreter exits.
 _OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
@@ -329,9 +332,12 @@ class Writer:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            with contextlib.suppress(Exception):
-                self.close()
+        if getattr(self, "_closed", True):
+            return
+        if self._pipeline.is_here:
+            threading.Thread(target=_close_quietly, args=(self,), name="tuner-close", daemon=False).start()
+        else:
+            _close_quietly(self)
 
     def _take(self, frames: NDArray[Any], start: int, lossless: bool) -> None:
         ledger, size = self._ledger, self._chunk_shape[0]
@@ -347,7 +353,7 @@ class Writer:
             slab.lossless[offset : offset + count] = lossless
             ledger.take(start + done, start + done + count)
             if self._drift.due() and not lossless:
-                self._drift.look(start + done, frames[done], ledger.recent_ratio())
+                self._drift.look(start + done, frames[done : done + count], ledger.recent_ratio)
             done += count
             if ledger.complete(slab):
                 self._submit(number)
@@ -452,7 +458,15 @@ class Writer:
 @atexit.register
 def _close_all() -> None:
     for writer in list(_OPEN):
+        _close_quietly(writer)
+
+
+def _close_quietly(writer: Writer) -> None:
+    """Close a writer where nobody is there to be told by an exception."""
+    try:
         writer.close()
+    except TunerError as error:
+        _log.error("%s", error)
 
 
 def _flush_regularly(reference: weakref.ref[Writer], seconds: float, ended: threading.Event) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tuner.apply.drift import PIECES
 from tuner.evaluation import Evaluation
 from tuner.measure.probe import probe_traits
 from tuner.measure.timing import Reference, machine, versions
@@ -20,8 +21,6 @@ from tuner.search.run import Result
 from tuner.stack import Stack
 from tuner.traits import traits
 
-#: Into how many pieces a sample is cut to see how its traits vary.
-_PIECES = 32
 #: Runs of which traits are taken, at most.
 _RUNS = 4
 
@@ -84,7 +83,7 @@ def profile_of(
 
 def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, float]]:
     """The 5 % and 95 % quantiles of each trait over pieces of a sample."""
-    frames_each = max(1, sample.n_frames // _PIECES)
+    frames_each = max(1, sample.n_frames // PIECES)
     rows = []
     for run in sample.runs:
         stack = stacks[run.stack]
