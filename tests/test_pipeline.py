@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -192,3 +197,46 @@ def test_closing_drops_what_waits_and_leaves_no_thread() -> None:
     assert len(written) <= 1, "the chunk being written is finished, those behind it are not begun"
     while threading.active_count() > before:  # the timer's thread
         time.sleep(0.01)
+
+
+FORGOTTEN = """
+import gc, sys, threading
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters
+import numpy as np
+from tuner.apply.encode import Encoder
+from tuner.apply.writer import open_writer
+from tuner.config import Config
+from tuner.profile import Match, Profile
+
+real = Encoder.encode
+forgotten, collected = threading.Event(), threading.Event()
+
+def encode(self, chunk):
+    forgotten.wait()
+    gc.collect()
+    collected.set()
+    return real(self, chunk)
+
+config = Config()
+writer = open_writer(sys.argv[1], Profile("test", Match("uint16"), config, config), frame_shape=(8, 6), dtype="uint16",
+                     workers=1)
+for number in range(5):
+    writer.append(np.full((8, 6), number, "uint16"))
+Encoder.encode = encode
+circle = [writer]
+circle.append(circle)
+gc.disable()
+writer.append(np.full((8, 6), 5, "uint16"))
+del writer, circle
+forgotten.set()  # from here on only a collection finds it, in the thread that encodes for it
+collected.wait()
+"""
+
+
+def test_a_writer_that_its_own_thread_collects_closes_its_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORGOTTEN, str(tmp_path / "a.h5")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["entry/data/data"][:, 0, 0].tolist() == list(range(6))

@@ -14,7 +14,7 @@ import h5py
 from tuner.apply.cut import corners, slabs
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
-from tuner.apply.pipeline import Pipeline, default_workers
+from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.target import check_target, publish, reason, temporary_name
@@ -155,7 +155,9 @@ class _Plan:
         """Encode the stack into its dataset, a row of chunks at a time, without what was never written."""
         stack = self.stack
         stored = stack.source.stored_bytes()
-        pipeline = Pipeline(self.encoder, dataset.id.write_direct_chunk, workers)
+        tiles = len(list(corners((1, *stack.frame_shape), (1, *self.encoder.chunk_shape[1:]))))
+        depth = depth_of(workers, tiles if self.preparation.steps else 1)
+        pipeline = Pipeline(self.encoder, dataset.id.write_direct_chunk, workers, depth=depth)
         try:
             for slab in slabs(stack.lead_shape, self.lead_chunk):
                 if stored is not None and not stored[slab.start : slab.stop].any():
