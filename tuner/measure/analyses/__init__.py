@@ -25,8 +25,8 @@ from tuner.steps import Pixels, Step, prepare
 
 __all__ = ["Measured", "Scan", "analyse", "breach", "check_allowed", "scans_of"]
 
-#: Frames of a scan that are analysed where nobody says which.
-_MOST_FRAMES = 256
+#: Frames of a scan that are analysed at most, and their bytes: evenly spaced where there are more.
+_MOST_FRAMES, _MOST_NBYTES = 4096, 512 << 20
 
 #: What runs each analysis: from it and a scan to its figures.
 _RUN: Mapping[type[Any], Callable[[Any, Scan], dict[str, Measured]]] = {
@@ -62,16 +62,18 @@ def scans_of(
         Of each stack.
     steps : sequence of Step
     frames : mapping, optional
-        Index of a stack to numbers of its frames; of all stacks by default data frames evenly spaced, 256 at most.
+        Index of a stack to numbers of its frames; all data frames of all stacks by default. Of many, evenly spaced ones
+        are taken; an analysis that needs every frame of a scan takes them nevertheless.
     """
     scans = []
     for index, (stack, about) in enumerate(zip(stacks, pixels, strict=True)):
         change = partial(_prepare, steps, about)
         if frames is None:
             numbers = Scan(stack, np.empty(0, np.int64), about, change).whole().numbers
-            numbers = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), _MOST_FRAMES)).astype(int))]
         else:
             numbers = np.unique(np.asarray(frames.get(index, ()), np.int64))
+        most = min(len(numbers), _MOST_FRAMES, max(1, _MOST_NBYTES // max(1, stack.frame_nbytes)))
+        numbers = numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
         if len(numbers):
             scans.append(Scan(stack, numbers, about, change))
     return scans
