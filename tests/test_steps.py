@@ -139,7 +139,7 @@ NOISES = [
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
 @pytest.mark.parametrize("kind", [Sigma, Octave])
 def test_sigma_on_every_integer(kind: type[Sigma], dtype: str, noise: Noise) -> None:
-    for width, marks in itertools.product((0.3, 1.0, 1.9), (MARKS[0], MARKS[3])):
+    for width, marks in ((0.3, MARKS[3]), (1.0, MARKS[0]), (1.0, MARKS[3]), (1.9, MARKS[0])):
         holds(kind(width), everything(dtype), marks, noise)
 
 
@@ -156,20 +156,15 @@ def test_sigma_on_floats(kind: type[Sigma], noise: Noise, grid: float) -> None:
 
 #: Each with what is gentle and what is harsh, of integers of 16 bits and of wider ones.
 SCALES: list[Step] = [
-    Photonise(3.0),
     Photonise(0.0, 1.0),
     Photonise(100.0, 0.3),
     LeadingBits(1),
-    LeadingBits(3),
     LeadingBits(7),
     Log(0.01, 1.0),
     Log(0.3, 20.0),
     Log(2.0, 0.1),
     Power(0.5, 0.1),
     Power(0.5, 3.0),
-    Power(0.3, 0.5),
-    Power(1.0, 7.0),
-    Tqc(1, 1),
     Tqc(2, 6),
     Tqc(7, 3),
     ClipBackground(3.0, 4.0),
@@ -187,7 +182,7 @@ def test_other_scales_on_every_integer(step: Step, dtype: str, marks: Marks) -> 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("step", [step for step in SCALES if not isinstance(step, LeadingBits)], ids=repr)
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_other_scales_on_all_floats(step: Step, dtype: str, data: st.DataObject) -> None:
     kind = np.dtype(dtype)
     values = data.draw(arrays.arrays(kind, st.integers(1, 40), elements=arrays.from_dtype(kind)))
@@ -199,7 +194,7 @@ def test_other_scales_on_all_floats(step: Step, dtype: str, data: st.DataObject)
     widths=st.tuples(*[st.sampled_from([1, 2, 3, 8, 100, 16383])] * 3),
     marks=st.sampled_from([Marks(), Marks(saturation=65535), Marks(invalid=(0, 65535))]),
 )
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_gain_bits_of_raw_frames_stay(widths: tuple[int, int, int], marks: Marks) -> None:
     raw = everything("uint16")
     rounded = holds(Stages(*widths), raw, marks)
