@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,31 @@ for line in sys.stdin:
                 writer.flush()
                 assert ask() == list(range(1, safe + 1))
         reader.stdin.close()
+
+
+INTERRUPT = WRITE.partition("print")[0]
+INTERRUPT += "print('ready', flush=True)\ntry:\n  with writer:\n"
+INTERRUPT += textwrap.indent(WRITE.partition("flush=True)\n")[2], "    ")
+INTERRUPT += """
+except KeyboardInterrupt:
+    print(f"\\n{writer.frames_written}", flush=True)
+"""
+
+
+@pytest.mark.parametrize("access", ["rolling", "swmr"])
+def test_an_interrupted_writer_leaves_files_without_a_gap(tmp_path: Path, access: str) -> None:
+    moments = random.Random(access)
+    for attempt in range(KILLS):
+        path = tmp_path / f"{attempt}.h5"
+        with start(INTERRUPT, path, access, 5, 10) as writer:
+            time.sleep(moments.uniform(0.01, 0.2))
+            writer.send_signal(signal.SIGINT)
+            assert writer.stdout is not None
+            written = int(writer.stdout.read().split()[-1])
+        with h5py.File(path) as file:
+            assert len(file["entry/data/data"]) == written
+        right(path, written)
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_a_file_that_is_being_written_is_not_recovered(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -267,6 +268,28 @@ print(safe)
         assert len(data) >= safe > 5
         for frame in data[:safe]:
             assert (frame == rng.integers(0, 65536, (64, 64), "uint16")).all()
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_a_folder_that_vanishes_is_one_clear_exception(tmp_path: Path, access: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    writer = opened(folder / "a.h5", access=access, roll_every=5)
+    writer.append(numbered(0, 7))
+    writer.flush()
+    shutil.rmtree(folder)
+
+    def go_on() -> None:
+        for number in range(7, 100):
+            writer.append(numbered(number, number + 1))
+        writer.flush()
+
+    with pytest.raises(TunerError, match=r"a\.h5: No such file or directory: frames from 0 on are not safely written"):
+        go_on()
+    with pytest.raises(TunerError, match="frames from 0 on"):
+        go_on()
+    writer.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tuner")]
 
 
 @pytest.mark.parametrize("access", ACCESSES)

@@ -105,7 +105,7 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
     for number, part in _unfinished(master):
         _check_unused(part)
         with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
-            if _finish(part, number, master, name):
+            if _finish(part, master.with_name(part_name(master, number)), name):
                 finished.append(part_name(master, number))
     for _, path in data_files(master):
         with h5py.File(path, locking=False) as file:
@@ -142,20 +142,20 @@ def _unfinished(master: Path) -> Iterator[tuple[int, Path]]:
             yield int(found[2]), path
 
 
-def _finish(part: Path, number: int, master: Path, name: str) -> bool:
+def _finish(part: Path, path: Path, name: str) -> bool:
     """Give a data file its name with its safe frames; False, and it stays, where it has none."""
     with h5py.File(part, "r+", libver=LIBVER, locking=False) as file:
         dataset = file[name]
-        start = (number - 1) * len(dataset)
+        start = int(dataset.attrs["image_nr_low"]) - 1
         safe = safe_frames(dataset, part).array()
         if not len(safe):
             return False
         count = int(safe[-1, 1])
-        dataset.resize(count, axis=0)
+        dataset.resize(count, axis=0)  # whole chunks: HDF5 would decode the last one to cut it
         dataset.attrs.update(image_numbers(Piece(start, count, part.name)))
         file.flush()
         os.fsync(file.id.get_vfd_handle())
-    publish(part, master.with_name(part_name(master, number)), overwrite=False)
+    publish(part, path, overwrite=False)
     return True
 
 

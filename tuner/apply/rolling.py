@@ -81,12 +81,19 @@ def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Not
 class _Part:
     """A data file that is being written, and which chunks it has by now."""
 
-    def __init__(self, path: Path, layout: Layout, frames: int) -> None:
+    def __init__(self, path: Path, layout: Layout, start: int) -> None:
         self.path = path
         self.temporary = temporary_name(path)
         self.file = ScanFile(self.temporary, layout)
-        self.file.extend(frames)
+        self.file.note({"image_nr_low": np.int64(start + 1)})
+        self.frames = 0
         self.places: set[Corner] = set()
+
+    def extend(self, frames: int) -> None:
+        """Make room for so many frames; never for fewer, as HDF5 would decode the last chunk to cut it."""
+        if frames > self.frames:
+            self.file.extend(frames)
+            self.frames = frames
 
 
 class RollingFiles:
@@ -139,9 +146,9 @@ class RollingFiles:
         if part is None:
             for old in sorted(n for n in self._parts if n < number - 1):
                 self._finish(old)
-            part = self._parts[number] = _Part(
-                self._path.with_name(part_name(self._path, number + 1)), self._layout, self._frames
-            )
+            path = self._path.with_name(part_name(self._path, number + 1))
+            part = self._parts[number] = _Part(path, self._layout, number * self._frames)
+        part.extend(self._piece(number).frames)
         part.file.write((first, *place[1:]), chunk)
         part.places.add(place)
         if len(part.places) == self._chunks:
@@ -201,7 +208,6 @@ class RollingFiles:
     def _finish(self, number: int) -> None:
         self._wait()
         part, piece = self._parts[number], self._piece(number)
-        part.file.extend(piece.frames)
         part.file.note(image_numbers(piece))
         part.file.close()
         del self._parts[number]
