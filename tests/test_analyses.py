@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,23 @@ def test_what_an_analysis_needs_is_asked_for_in_one_line(tmp_path: Path, files: 
     goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": {"elements": ["Xx"]}}})
     with pytest.raises(InputError, match="'Xx'"):
         analyse(goal, [scan_of(files["xrf"], POISSON)])
+
+
+@pytest.mark.parametrize(
+    ("technique", "module", "package"),
+    [
+        ("saxs", "pyFAI", "pyFAI"),
+        ("mx", "scipy", "scipy"),
+        ("tomography", "skimage.transform", "skimage"),
+        ("xrf", "PyMca5.PyMcaPhysics.xrf", "PyMca5"),
+    ],
+)
+def test_a_library_that_is_missing_is_named(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, technique: str, module: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    with pytest.raises(InputError, match=rf"^analysis \w+ needs {package}: pip install 'tuner\[analyses\]'$"):
+        analyse(goal_of(technique), [scan_of(files[technique], SCANS[technique][1])])
 
 
 # Documents ------------------------------------------------------------------------------------------------------------
