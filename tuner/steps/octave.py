@@ -259,6 +259,8 @@ class _Plan:
         """The first place from `start` on where levels may double again; None where there is none up to the top."""
         last = found.doublings[-1] if found.doublings else _Doubling(-math.inf, 0.0, found.width, np.empty(0))
         width = last.above
+        if not width:
+            return None
         variance = (2 * width / self.width) ** 2 - float(self.sigma(np.array(self.origin))) ** 2
         at = max(start, last.at + 4 * width, self.origin + variance * self.unit / self.noise.gain)
         at = math.ceil(min(at, 2 * top) / (4 * width)) * 4 * width
