@@ -346,9 +346,7 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp())
     os.environ["TUNER_HOME"] = str(work / "home")  # what leads searches is trained once; it knows none of the data
     measured = {}
-    for data in sets(Path(folder) if folder else None, work):
-        if options.sets and not any(word in data.name for word in options.sets):
-            continue
+    for data in sets(Path(folder) if folder else None, work, options.sets):
         kept = work / f"{data.name.replace('/', '_')}.json"
         if not kept.exists():
             start = time.thread_time()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,19 +69,31 @@ _SERIAL = ("leading bits", 30.0, "Galchenkova et al. 2024")
 _TWO_PHASE = ("two ranges", 18.3, "TQC, LEAPS-INNOV D7.4, reconstructed ROFEX")
 
 
-def sets(real: Path | None, work: Path) -> Iterator[Set]:
-    """Real sets where their folder is given, then simulated ones, which are written to `work` once."""
+def sets(real: Path | None, work: Path, words: Sequence[str] | None = None) -> Iterator[Set]:
+    """Real sets where their folder is given, then simulated ones, which are written to `work` once.
+
+    Only those with one of `words` in their names, where some are given.
+    """
+
+    def wanted(name: str) -> bool:
+        return not words or any(word in name for word in words)
+
     for path in datasets(real) if real else ():
         name = str(path.relative_to(real or path).with_suffix(""))
         space, noise, source = _REAL.get(name, ("integrating", None, ""))
-        yield Set(name, path, space, noise, source)
+        if wanted(name):
+            yield Set(name, path, space, noise, source)
     work.mkdir(parents=True, exist_ok=True)
     for name, (technique, space, noise) in _SIMULATED.items():
+        if not wanted(f"simulated/{name}"):
+            continue
         path = work / f"{name}.nxs"
         if not path.exists():
             write_nexus(path, technique.simulate(_FRAMES, seed=4))
         published = _SERIAL if name == "serial" else None
         yield Set(f"simulated/{name}", path, space, noise, "as simulated" if noise else "", published)
+    if not wanted("simulated/two_phase_flow"):
+        return
     path = work / "two_phase_flow.npy"
     if not path.exists():
         np.save(path, two_phase_flow())
