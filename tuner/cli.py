@@ -423,10 +423,11 @@ def _verify(options: argparse.Namespace) -> None:
         f"\n  {'met' if r['met'] else 'missed'}: {r['requirement']} (here {r['limit']:.4g}), got {r['got']:.4g}"
         for r in verified["requirements"]
     )
+    kept = "within the limits on quality in each" if profile.config.steps else "bit for bit"
     _answer(
         options,
         verified,
-        f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back bit for bit;"
+        f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back {kept};"
         f" ratio {verified['ratio']:.2f}{requirements}",
     )
 
