@@ -54,7 +54,7 @@ def seen(path: Path) -> list[int]:
         return [int(frame[0, 0]) for frame in data]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_frames_come_in_any_order_each_once_and_missing_ones_are_listed(
     tmp_path_factory: pytest.TempPathFactory, data: Any
@@ -87,6 +87,14 @@ def test_frames_come_in_any_order_each_once_and_missing_ones_are_listed(
     with h5py.File(path) as file:
         runs = file["entry/data/data"].attrs.get("tuner_missing_frames", np.empty((0, 2), int)).tolist()
     assert {n for first, stop in runs for n in range(first, stop)} == set(range(end)) - taken
+
+
+def test_a_data_file_whose_last_frames_never_come_has_them_missing(tmp_path: Path) -> None:
+    with opened(tmp_path / "a.h5", access="rolling", roll_every=6) as writer:
+        writer.append(numbered(0, 1))
+        writer.flush()
+        writer.append(numbered(6, 7), index=6)
+    assert seen(tmp_path / "a.h5") == [0, *[MISSING] * 5, 6]
 
 
 def test_frames_that_cannot_be_placed_are_refused_and_the_scan_goes_on(tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ class RollingFiles:
     def _finish(self, number: int) -> None:
         self._wait()
         part, piece = self._parts[number], self._piece(number)
+        part.extend(piece.frames)
         part.file.note(image_numbers(piece))
         part.file.close()
         del self._parts[number]
