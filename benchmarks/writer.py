@@ -414,8 +414,8 @@ def main() -> None:
             " 16 Mpixel in quarters. *Ours* takes frame after frame, with checksums; *verified*: with the default"
             ' verify="sample", of which each thread\'s first chunk weighs more here than in a scan. The *filters* are'
             " hdf5plugin's through h5py, a row of chunks at a time; the *naive pool* maps threads over chunks,"
-            f" without checksums. The *bound* is {cores} cores / (prepare + encode + checksum + write seconds for a byte), or what writing"
-            " alone allows, whichever is less. Ratios are taken within a round.",
+            f" without checksums. The *bound* is {cores} cores / (prepare + encode + checksum + write seconds for a"
+            " byte), or what writing alone allows, whichever is less. Ratios are taken within a round.",
             "",
             *table(rows, cores),
             "",
