@@ -21,6 +21,7 @@ from tuner.steps.framewise import ClipBackground, Framewise, Tqc, round_frames
 from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
+from tuner.steps.regions import Regional, Regions, Roi, round_around
 from tuner.steps.scale import LeadingBits, Log, Photonise, Power
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
@@ -28,7 +29,7 @@ from tuner.steps.uniform import Mantissa, Uniform, Window
 class Step(Protocol):
     """What may be done to frames; frozen and hashable, its fields are its parameters.
 
-    It is `Pointwise`, or `Framewise` where what it does is found in each frame anew.
+    It is `Pointwise`, `Framewise` where what it does is found in each frame anew, or `Regional` where places stay.
     """
 
     name: ClassVar[str]
@@ -68,6 +69,8 @@ STEPS: Mapping[str, type[Step]] = {
         Tqc,
         ClipBackground,
         Stages,
+        Regions,
+        Roi,
     )
 }
 
@@ -111,6 +114,8 @@ def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDAr
     for step in steps:
         if isinstance(step, Framewise):
             prepared = round_frames(step, prepared, pixels.marks, pixels.mask, pixels.noise)
+        elif isinstance(step, Regional):
+            prepared = round_around(step, prepared, pixels.marks, pixels.mask, pixels.noise)
         else:
             assert isinstance(step, Pointwise)
             prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
