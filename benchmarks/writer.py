@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
 from tuner.apply.cut import corners, cut
 from tuner.apply.encode import Encoder, cparams
+from tuner.apply.opening import open_writer
 from tuner.apply.pipeline import default_workers
 from tuner.apply.prepare import Preparation
-from tuner.apply.writer import open_writer
 from tuner.config import Blosc2, Config
 from tuner.measure.timing import last_level_cache
 from tuner.noise import Noise

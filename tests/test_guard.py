@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
 from tuner.apply.guard import EVERY, Verifier, Watch
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Blosc2, Config
 from tuner.errors import CodecError, InputError
 from tuner.noise import Noise
@@ -138,7 +138,7 @@ CHEATING = """
 import sys, logging
 import numpy as np
 from tuner.apply.codec import blosc2
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
 compress, calls = blosc2.compress2, [0]

@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
 WRITE = """
 import sys
 import numpy as np
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
 

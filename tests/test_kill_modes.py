@@ -29,7 +29,7 @@ KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
 WRITE = """
 import sys
 import numpy as np
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
 
@@ -161,7 +161,7 @@ for line in sys.stdin:
         sys.stdin.readline()
         print(json.dumps(data[:, -1, -1].tolist()), flush=True)
 """
-    from tuner.apply.writer import open_writer
+    from tuner.apply.opening import open_writer
     from tuner.config import Config
     from tuner.profile import Match, Profile
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
+from tuner.apply.opening import open_writer
 from tuner.apply.overload import Shedding
 from tuner.apply.scan_file import ScanFile
-from tuner.apply.writer import open_writer
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, OverloadError
 from tuner.noise import Noise

@@ -205,7 +205,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 from tuner.apply.encode import Encoder
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
 

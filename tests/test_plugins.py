@@ -20,11 +20,11 @@ from tuner.apply.child import PluginChild, missing, plugin_environment
 from tuner.apply.dataset import create_dataset, stamp_fallbacks
 from tuner.apply.encode import Encoder
 from tuner.apply.foreign import verify_written
+from tuner.apply.opening import open_writer
 from tuner.apply.pipeline import Pipeline
 from tuner.apply.plugin import FallbackEncoder, PluginEncoder, open_encoder
 from tuner.apply.prepare import Batch
 from tuner.apply.repack import repack
-from tuner.apply.writer import open_writer
 from tuner.config import PLUGINS, Blosc2, Config
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation, Log, read_log

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner.apply.foreign import verify_written
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerError, VerificationError
 from tuner.profile import Match, Profile
@@ -263,7 +263,7 @@ def test_a_target_that_vanishes_is_noticed(tmp_path: Path) -> None:
 FULL = """
 import resource, sys
 import numpy as np
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.errors import TunerError
 from tuner.profile import Match, Profile
@@ -305,7 +305,7 @@ def test_a_full_disk_is_one_line_and_a_file_that_reads_up_to_there(tmp_path: Pat
 def test_memory_in_flight_is_bounded(tmp_path: Path) -> None:
     script = """
 import resource, sys, numpy as np
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
 config = Config()

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuner.apply.opening import open_writer
 from tuner.apply.recover import recover
-from tuner.apply.writer import Writer, open_writer
+from tuner.apply.writer import Writer
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerError
 from tuner.profile import Match, Profile
@@ -238,7 +239,7 @@ def test_sync_asks_for_the_disk_file_before_folder(tmp_path: Path, access: str) 
 def test_a_full_disk_leaves_all_that_was_acknowledged(tmp_path: Path, access: str, limit: int) -> None:
     script = """
 import resource, sys, numpy as np
-from tuner.apply.writer import open_writer
+from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.errors import TunerError
 from tuner.profile import Match, Profile

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.apply.writer import open_writer
+    from tuner.apply.opening import open_writer
     from tuner.config import Config
     from tuner.goal import Goal
     from tuner.profile import Profile, load_profile
@@ -33,7 +33,7 @@ _HOMES = {
     "load_profile": "tuner.profile",
     "load_space": "tuner.space",
     "open_stacks": "tuner.read",
-    "open_writer": "tuner.apply.writer",
+    "open_writer": "tuner.apply.opening",
 }
 
 __all__ = [

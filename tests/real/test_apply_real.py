@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tuner.apply.foreign import verify_written
+from tuner.apply.opening import open_writer
 from tuner.apply.repack import repack
-from tuner.apply.writer import open_writer
 from tuner.config import Blosc2, Config
 from tuner.profile import Match, Profile
 from tuner.read import open_stacks

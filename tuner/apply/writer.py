@@ -8,8 +8,6 @@ import json
 import logging
 import math
 import operator
-import os
-import re
 import threading
 import weakref
 from pathlib import Path
@@ -17,17 +15,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tuner.apply.cut import corners
 from tuner.apply.drift import Drift
 from tuner.apply.encode import Encoder
 from tuner.apply.guard import Verifier, Watch
 from tuner.apply.ledger import Ledger
-from tuner.apply.nexus import check_dataset_path
 from tuner.apply.output import Output, SingleFile
-from tuner.apply.overload import WAYS, Shedding
-from tuner.apply.pipeline import Pipeline, default_workers, depth_of
+from tuner.apply.overload import Shedding
+from tuner.apply.pipeline import Pipeline, depth_of
 from tuner.apply.plugin import FallbackEncoder, open_encoder
 from tuner.apply.prepare import Batch, Preparation
 from tuner.apply.rolling import RollingFiles
@@ -41,120 +38,6 @@ _log = logging.getLogger(__name__)
 
 #: Writers that are open, to be closed when the interpreter exits.
 _OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
-
-
-def open_writer(
-    path: str | os.PathLike[str],
-    profile: Profile,
-    *,
-    dataset: str = "/entry/data/data",
-    frame_shape: tuple[int, ...],
-    dtype: DTypeLike,
-    mask: ArrayLike | None = None,
-    mode: str = "x",
-    access: str = "single",
-    roll_every: int = 1000,
-    flush_every: int | str | None = None,
-    workers: int | None = None,
-    verify: str = "sample",
-    on_drift: str = "warn",
-    on_overload: str = "block",
-) -> Writer:
-    """Create an HDF5 file for frames of one shape and dtype, stored as `profile` says.
-
-    Parameters
-    ----------
-    path : path of the file
-        It appears under this name complete with its empty dataset: readers may open it at any time.
-    profile : Profile
-        As `load_profile` returns it.
-    dataset : str
-        Where the frames go in the file; the groups around it are made as NeXus readers expect them.
-    frame_shape : tuple of int
-        (H, W), or (channels,) for spectra.
-    dtype : dtype of the frames
-        Boolean, integer or float; stored in little-endian byte order.
-    mask : bool array of `frame_shape`, optional
-        True where a pixel is invalid in all frames; stored as `pixel_mask` of an NXdetector.
-    mode : "x" or "w"
-        "x" refuses an existing file, "w" replaces it once the new one has been created.
-    access : "single", "rolling" or "swmr"
-        How others read meanwhile. "single": one file, of which they see the last flush when they open it. "rolling":
-        `path` becomes a master that joins finished data files, ``<stem>_data_000001.h5`` and on, and is replaced after
-        each. "swmr": one file in HDF5's SWMR mode, for readers that open it so.
-    roll_every : int
-        Frames of a data file in rolling access; rounded up to whole chunks.
-    flush_every : int or str, optional
-        Flush after so many frames, or so often, such as "5s", also while no frames come.
-    workers : int, optional
-        Threads that encode; the default is one for each core that the process may use.
-    verify : "off", "sample" or "all"
-        Which chunks are decoded and compared, and which frames that the profile's steps changed are held to what it
-        promises: of the first of every thread and one in 64, or all. What is wrong is written losslessly instead and
-        noted in the file, and from there on all are looked at. A provisional profile is taken only with "all".
-    on_drift : "warn" or "lossless"
-        What follows when frames leave the profile's envelope, beside a warning: "lossless" keeps every pixel from there
-        on.
-    on_overload : "block", "raise" or "shed"
-        What follows when frames come faster than they are encoded: `append` waits; it raises `OverloadError`, having
-        taken nothing; or frames are encoded with the profile's fallback, and if that is too slow as well without
-        compression, every pixel as it is, until there is no queue any more. The file notes which.
-
-    Raises
-    ------
-    InputError
-        Before anything is created: a file that exists, a folder that does not, frames that the profile is not for.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from tuner.config import Config
-    >>> from tuner.profile import Match, Profile
-    >>> profile = Profile("doc", Match("uint16"), config=Config(), fallback=Config())
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with open_writer(f"{folder}/scan.h5", profile, frame_shape=(4, 5), dtype="uint16") as writer:
-    ...         writer.append(np.ones((3, 4, 5), "uint16"))
-    ...         writer.append(np.zeros((4, 5), "uint16"))
-    ...         writer.flush()
-    4
-    """
-    try:
-        shape = tuple(int(size) for size in frame_shape)
-    except (TypeError, ValueError):
-        raise InputError(f"frame_shape must be one or two whole numbers, got {frame_shape!r}") from None
-    if not shape or min(shape) < 1:
-        raise InputError(f"frame_shape must be one or two whole numbers >= 1, got {shape}")
-    try:
-        pixel = np.dtype(dtype)
-    except TypeError:
-        raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
-    for name, value, known in (
-        ("mode", mode, ("x", "w")),
-        ("access", access, ("single", "rolling", "swmr")),
-        ("on_drift", on_drift, ("warn", "lossless")),
-        ("on_overload", on_overload, WAYS),
-    ):
-        if value not in known:
-            raise InputError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-    for name, number in (("workers", workers), ("roll_every", roll_every)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1, got {number}")
-    return Writer(
-        Path(path),
-        profile,
-        check_dataset_path(dataset),
-        shape,
-        pixel.newbyteorder("="),
-        mask=None if mask is None else _check_mask(mask, shape),
-        overwrite=mode == "w",
-        access=access,
-        roll_every=roll_every,
-        flush_every=_interval(flush_every),
-        workers=workers or default_workers(),
-        verify=verify,
-        on_drift=on_drift,
-        on_overload=on_overload,
-    )
 
 
 class Writer:
@@ -480,19 +363,6 @@ def _flush_regularly(reference: weakref.ref[Writer], seconds: float, ended: thre
         del writer
 
 
-def _interval(flush_every: int | str | None) -> tuple[float, float]:
-    """After how many frames, and after how many seconds, to flush."""
-    if flush_every is None:
-        return math.inf, math.inf
-    if isinstance(flush_every, str):
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?s", flush_every)
-        if found and float(found[1]) > 0:
-            return math.inf, float(found[1])
-    elif flush_every >= 1:
-        return flush_every, math.inf
-    raise InputError(f"flush_every must be a number of frames >= 1, or seconds such as '5s', got {flush_every!r}")
-
-
 def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -> list[Encoder]:
     """What a chunk is written with where the profile's encoder fails: its fallback, and no compression at all."""
     plain = Blosc2(clevel=0, filters=())
@@ -506,10 +376,3 @@ def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -
         resolved = Config(config.chunks, blosc2).resolve(config.chunks[1:], dtype)
         encoders.append(Encoder(resolved.blosc2, config.chunks, dtype))
     return encoders
-
-
-def _check_mask(mask: ArrayLike, frame_shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    array = np.asarray(mask)
-    if array.dtype != np.bool_ or array.shape != frame_shape:
-        raise InputError(f"mask must be bool of shape {frame_shape}, got {array.dtype} of shape {array.shape}")
-    return array

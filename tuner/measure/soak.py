@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.opening import open_writer
 from tuner.apply.pipeline import default_workers
 from tuner.apply.target import check_target
-from tuner.apply.writer import Writer, open_writer
+from tuner.apply.writer import Writer
 from tuner.errors import InputError
 from tuner.measure.target import temporary_file
 from tuner.measure.timing import machine, versions

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.checksum import fletcher32
+from tuner.apply.opening import open_writer
 from tuner.apply.target import check_target
-from tuner.apply.writer import open_writer
 from tuner.config import Config
 from tuner.measure.timing import Timing
 from tuner.profile import Invalid, Match, Profile
