@@ -1,7 +1,7 @@
 """Steps: what may be done to whole frames before they are compressed, one family a file.
 
-Every step leaves pixels that do not count exactly as they were, and creates none. A *rounding* keeps shape and dtype,
-and twice is once.
+Every step keeps shape and dtype, leaves pixels that do not count exactly as they were, and creates none. Of a
+*rounding* twice is once; a `Filter`, as is a round trip through a lossy codec, promises no more.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
 from tuner.steps.regions import Regional, Regions, Roi, round_around
+from tuner.steps.round_trip import Filter, Jpeg2000, Zfp, filter_frames
 from tuner.steps.scale import LeadingBits, Log, Photonise, Power
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
@@ -29,7 +30,8 @@ from tuner.steps.uniform import Mantissa, Uniform, Window
 class Step(Protocol):
     """What may be done to frames; frozen and hashable, its fields are its parameters.
 
-    It is `Pointwise`, `Framewise` where what it does is found in each frame anew, or `Regional` where places stay.
+    It is `Pointwise`, `Framewise` where what it does is found in each frame anew, `Regional` where places stay, or a
+    `Filter`.
     """
 
     name: ClassVar[str]
@@ -71,6 +73,8 @@ STEPS: Mapping[str, type[Step]] = {
         Stages,
         Regions,
         Roi,
+        Jpeg2000,
+        Zfp,
     )
 }
 
@@ -116,6 +120,8 @@ def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDAr
             prepared = round_frames(step, prepared, pixels.marks, pixels.mask, pixels.noise)
         elif isinstance(step, Regional):
             prepared = round_around(step, prepared, pixels.marks, pixels.mask, pixels.noise)
+        elif isinstance(step, Filter):
+            prepared = filter_frames(step, prepared, pixels.marks, pixels.mask)
         else:
             assert isinstance(step, Pointwise)
             prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
