@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from tuner.search.champion import load_surrogate
 
 #: A program that tests run, not one of them.
 collect_ignore = ["stand_in_codecs.py"]
+
+# A shell has what it starts in the background ignore interrupts, and children inherit that; some are to be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
