@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("real data: set TUNER_REAL_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Callable[[Path], Path]:
+    """What is in a path: a file, or the first files of a series, as a large one takes minutes to unpack."""
+
+    def few(path: Path) -> Path:
+        if path.is_file():
+            return path
+        folder = tmp_path / path.name
+        folder.mkdir()
+        for file in sorted(path.iterdir())[:3]:
+            (folder / file.name).symlink_to(file)
+        return folder
+
+    return few
 
 
 @pytest.fixture(scope="session")

@@ -187,7 +187,7 @@ def test_public_names_are_documented() -> None:
 
 
 #: Packages whose module has another name.
-MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"}
 
 
 def dependencies() -> list[tuple[str, str]]:

@@ -112,6 +112,7 @@ def test_long_integers(rounding: Rounding, width: float, noise: Noise, dtype: st
     laws_hold(rounded, values, width / 2 * sigma_of(values, noise, 1.0))
 
 
+@example(round_to_octaves, 0.3125, Noise(2.3e-308, 0.0, 1.0, "given"), "float64", 0)
 @settings(max_examples=20, deadline=None)
 @given(either, widths, noises, st.sampled_from(["float32", "float64", "float16"]), st.integers(0, 1 << 32))
 @example(round_to_octaves, 1.0, Noise(0.0, 0.0, 0.0, "none"), "float32", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -38,9 +39,9 @@ def tree(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(("name", "chunks"), FILES.items())
 def test_a_real_file_written_anew_is_the_same(
-    real_data: Path, tmp_path: Path, name: str, chunks: tuple[int, ...]
+    real_data: Path, few: Callable[[Path], Path], tmp_path: Path, name: str, chunks: tuple[int, ...]
 ) -> None:
-    source = real_data / name
+    source = few(real_data / name)
     (stack,) = open_stacks([source])
     config = Config(chunks, Blosc2("zstd", clevel=1, filters=("shuffle", "bytedelta")))
     profile = Profile("real", Match(stack.dtype.name), config, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -43,9 +44,9 @@ def bslz4_ratio(scan: Path) -> float:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.usefixtures("home")
 def test_from_a_real_file_to_a_smaller_one_that_holds_the_same(
-    real_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+    real_data: Path, few: Callable[[Path], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
 ) -> None:
-    scan, profile, out = real_data / name, tmp_path / "profile.yaml", tmp_path / "out.h5"
+    scan, profile, out = few(real_data / name), tmp_path / "profile.yaml", tmp_path / "out.h5"
 
     def run(*arguments: object) -> dict[str, object]:
         assert main([*map(str, arguments), "--json"]) == 0

@@ -263,7 +263,9 @@ class _Plan:
             return None
         variance = (2 * width / self.width) ** 2 - float(self.sigma(np.array(self.origin))) ** 2
         at = max(start, last.at + 4 * width, self.origin + variance * self.unit / self.noise.gain)
-        at = math.ceil(min(at, 2 * top) / (4 * width)) * 4 * width
+        if at > top or width < eps * abs(at):
+            return None
+        at = math.ceil(at / (4 * width)) * (4 * width)
         while at <= top and width >= eps * abs(at):
             edges = self._scaled(last, at, width)
             if edges is None:
