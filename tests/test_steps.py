@@ -190,6 +190,12 @@ def test_other_scales_on_all_floats(step: Step, dtype: str, data: st.DataObject)
     holds(step, values, Marks(saturation=60000.0, underload=-1.0), Noise(5.0, 8.4, 20.0, "given"))
 
 
+@pytest.mark.parametrize("step", [step for step in SCALES if not isinstance(step, LeadingBits)], ids=repr)
+def test_the_span_of_the_largest_floats_is_no_obstacle(step: Step) -> None:
+    values = np.array([5.6e304, -1.79713524e308, 1.7e308, 0.0])
+    holds(step, values, Marks(), Noise(5.0, 8.4, 20.0, "given"))
+
+
 @given(
     widths=st.tuples(*[st.sampled_from([1, 2, 3, 8, 100, 16383])] * 3),
     marks=st.sampled_from([Marks(), Marks(saturation=65535), Marks(invalid=(0, 65535))]),

@@ -88,10 +88,12 @@ class Levels:
             wide = values.astype(np.int64) if values.dtype.kind == "i" else values
             counts = np.bincount((wide - wide.dtype.type(low)).astype(np.int64))
             return cls(np.asarray(np.arange(len(counts)) + float(low), np.float64), counts)
-        scale = (_BINS - 1) / span if 1e-300 < span < math.inf else 0.0
-        index = np.rint((values.astype(np.float64) - float(low)) * scale).astype(np.int64)
-        middles = np.asarray(float(low) + np.arange(_BINS) * (span / (_BINS - 1)), np.float64)
-        return cls(middles, np.bincount(index, minlength=_BINS))
+        # Halves, as the span of the largest floats is none.
+        start, span = float(low) / 2, float(high) / 2 - float(low) / 2
+        scale = (_BINS - 1) / span if span > 1e-300 else 0.0
+        index = np.rint((values.astype(np.float64) / 2 - start) * scale).astype(np.int64)
+        middles = np.minimum(2 * (start + np.arange(_BINS) * (span / (_BINS - 1))), float(high))
+        return cls(np.asarray(middles, np.float64), np.bincount(index, minlength=_BINS))
 
     def median(self) -> float:
         """The value that half of all are not above."""
