@@ -155,6 +155,25 @@ def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsy
     assert np.array_equal(read(tmp_path / "again.h5"), read(out))
 
 
+def test_applying_tells_the_ratio_of_data_frames_apart(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flats and darks are kept lossless, so that a file is larger than the ratio of its profile says."""
+    assert run("apply", "--json", tmp_path / "p.yaml", scan, tmp_path / "out.h5") == 0
+    (told,) = json.loads(capsys.readouterr().out)["files"]
+    with h5py.File(tmp_path / "out.h5") as file:
+        stored = [file["entry/data/data"].id.get_chunk_info(index).size for index in range(12)]
+    assert told["other_frames"] == 4
+    assert told["ratio_of_data"] == pytest.approx(8 * 40 * 60 * 2 / sum(stored[2:10]))
+    assert told["ratio_of_data"] > told["ratio"]
+    assert run("apply", "--overwrite", tmp_path / "p.yaml", scan, tmp_path / "out.h5") == 0
+    assert f"{told['ratio_of_data']:.2f} of data frames alone: 4 flats, darks" in capsys.readouterr().out
+    # In chunks of several kinds nobody can tell.
+    profile_of(replace(PLAIN, chunks=(12, -1, -1))).save(tmp_path / "p.yaml")
+    assert run("apply", "--json", tmp_path / "p.yaml", scan, tmp_path / "all.h5") == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["ratio_of_data"] is None
+
+
 def test_a_pixel_that_moved_further_is_found(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, profile = tmp_path / "out.h5", tmp_path / "p.yaml"
     assert run("apply", profile, scan, out) == 0

@@ -402,8 +402,17 @@ def _applied(done: Mapping[str, Any]) -> str:
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
         f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
         f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
+        f"{_besides(file)}"
         for file in done["files"]
     )
+
+
+def _besides(file: Mapping[str, Any]) -> str:
+    """Why the ratio of a file is not that of its profile: flats and darks are no data, and steps leave them alone."""
+    if not file["other_frames"]:
+        return ""
+    alone = f", {file['ratio_of_data']:.2f} of data frames alone" if file["ratio_of_data"] else ""
+    return f"{alone}: {file['other_frames']} flats, darks or invalid frames are kept as they are"
 
 
 def _verify(options: argparse.Namespace) -> None:

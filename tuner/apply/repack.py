@@ -6,10 +6,12 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from tuner.apply.cut import corners, slabs
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
@@ -24,7 +26,7 @@ from tuner.errors import InputError, TunerError
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
 from tuner.read.storage import open_file, physical
-from tuner.stack import Stack
+from tuner.stack import Kind, Stack
 
 
 def repack(
@@ -65,7 +67,8 @@ def repack(
     Returns
     -------
     dict
-        `files`: for each, source, destination, dataset, shape, nbytes, stored_nbytes, ratio, seconds.
+        `files`: for each, source, destination, dataset, shape, nbytes, stored_nbytes, ratio, seconds; ratio_of_data, of
+        the chunks that hold data frames alone, and other_frames, how many are no data: flats, darks and the like.
 
     Raises
     ------
@@ -178,9 +181,9 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
     temporary = temporary_name(target)
     try:
         if isinstance(stack.source, Hdf5Source):
-            dataset, stored = _copy(plan, stack.source, temporary, workers)
+            written = _copy(plan, stack.source, temporary, workers)
         else:
-            dataset, stored = _fresh(plan, temporary, place, workers)
+            written = _fresh(plan, temporary, place, workers)
         publish(temporary, target, overwrite)
     except TunerError:
         raise
@@ -191,17 +194,48 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
     return {
         "source": stack.name,
         "destination": str(target),
-        "dataset": dataset,
+        "dataset": written.dataset,
         "shape": list(stack.shape),
         "nbytes": stack.nbytes,
-        "stored_nbytes": stored,
-        "ratio": stack.nbytes / stored if stored else None,
+        "stored_nbytes": written.nbytes,
+        "ratio": stack.nbytes / written.nbytes if written.nbytes else None,
+        "ratio_of_data": written.ratio_of_data,
+        "other_frames": 0 if stack.kinds is None else int(np.count_nonzero(stack.kinds != Kind.DATA)),
         "seconds": time.perf_counter() - start,
     }
 
 
-def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> tuple[str, int]:
-    """The whole tree of an HDF5 file with its stack re-encoded; where the stack is, and the bytes that it takes."""
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What became of a stack."""
+
+    dataset: str
+    """Where it is."""
+    nbytes: int
+    """What it takes."""
+    ratio_of_data: float | None
+    """Of the chunks that hold data frames alone: those that a search measures. None where there are none."""
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset, stack: Stack) -> _Written:
+        """Ask a dataset that is complete."""
+        lead = len(stack.lead_shape)
+        data = np.ones(stack.lead_shape, np.bool_) if stack.kinds is None else stack.kinds == Kind.DATA
+        data, totals = data.reshape(stack.lead_shape), np.zeros(2)
+
+        def add(chunk: Any) -> None:
+            inside = tuple(slice(at, at + n) for at, n in zip(chunk.chunk_offset, dataset.chunks, strict=True))
+            if data[inside[:lead]].all():
+                pixels = math.prod(min(s.stop, n) - s.start for s, n in zip(inside, dataset.shape, strict=True))
+                totals[:] += pixels * stack.dtype.itemsize, chunk.size
+
+        dataset.id.chunk_iter(add)
+        ratio = float(totals[0] / totals[1]) if totals[1] else None
+        return cls(str(dataset.name), dataset.id.get_storage_size(), ratio)
+
+
+def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Written:
+    """The whole tree of an HDF5 file with its stack re-encoded."""
     stack = plan.stack
     joined = len(source.datasets) > 1
     made: list[h5py.Dataset] = []
@@ -225,7 +259,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> tup
     with open_file(source.path) as original, _new_file(temporary, like=original) as file:
         copy_tree(original, file, source.datasets, make)
         plan.fill(made[0], workers)
-        return str(made[0].name), made[0].id.get_storage_size()
+        return _Written.of(made[0], stack)
 
 
 def _new_file(path: Path, like: h5py.File) -> h5py.File:
@@ -237,8 +271,8 @@ def _new_file(path: Path, like: h5py.File) -> h5py.File:
     return h5py.File(path, "x", libver=("v108", "latest"), locking=False, track_order=ordered)
 
 
-def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> tuple[str, int]:
-    """A NeXus file with the stack; where it is, and the bytes that it takes."""
+def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
+    """A NeXus file with the stack."""
     stack = plan.stack
     with h5py.File(temporary, "x", locking=False) as file:
         group = data_group(file, place)
@@ -248,4 +282,4 @@ def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> tuple[str,
             group.attrs["axes"] = list(stack.axes)
         add_detector(file, place, stack.mask, saturation_value=stack.saturation, underload_value=stack.underload)
         plan.fill(dataset, workers)
-        return f"/{place}", dataset.id.get_storage_size()
+        return _Written.of(dataset, stack)
