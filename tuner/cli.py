@@ -194,6 +194,9 @@ def _add_apply(commands: Any) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace DST where it exists")
     command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
     command.add_argument("--again", action="store_true", help="change what was written lossily before once more")
+    command.add_argument(
+        "--container", default="blosc2", metavar="C", help="blosc2 (default), bitshuffle or bitshuffle-zstd"
+    )
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -393,6 +396,7 @@ def _apply(options: argparse.Namespace) -> None:
             overwrite=options.overwrite,
             workers=options.workers,
             again=options.again,
+            container=options.container,
         )
     _answer(options, done, _applied(done))
 

@@ -1,4 +1,4 @@
-"""A dataset of Blosc2 frames in HDF5, declared so that every reader with the Blosc2 filter decodes and checks it."""
+"""A dataset of encoded chunks in HDF5, declared so that every reader with their filter decodes and checks it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.encode import HDF5_FILTER
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
+from tuner.container import Container
 from tuner.profile import Profile
 
 
@@ -25,7 +25,7 @@ def create_dataset(
     encoder: ChunkEncoder,
     fill: Any = None,
 ) -> h5py.Dataset:
-    """Create a dataset for chunks of `encoder`, written directly with `with_checksum`.
+    """Create a dataset for chunks of `encoder`, written directly, with `with_checksum` if its container has one.
 
     Chunks that are never written read as `fill`, or as zero. Boolean data takes h5py's enumeration.
     """
@@ -33,8 +33,9 @@ def create_dataset(
     properties.set_obj_track_times(False)
     properties.set_chunk(chunk_shape)
     # Optional, as the filter itself is not needed for writing; a reader without it still gets an error, not raw bytes.
-    properties.set_filter(HDF5_FILTER, h5py.h5z.FLAG_OPTIONAL, encoder.filter_values)
-    properties.set_fletcher32()
+    properties.set_filter(encoder.container.hdf5_filter, h5py.h5z.FLAG_OPTIONAL, encoder.filter_values)
+    if encoder.container.checked:
+        properties.set_fletcher32()
     if fill is not None:
         properties.set_fill_value(np.asarray(fill, encoder.dtype))
     unlimited = tuple(h5py.h5s.UNLIMITED if size is None else size for size in maxshape)
@@ -48,11 +49,12 @@ def create_dataset(
     return h5py.Dataset(identifier)
 
 
-def stamp(dataset: h5py.Dataset, profile: Profile) -> None:
+def stamp(dataset: h5py.Dataset, profile: Profile, container: Container) -> None:
     """Say on the dataset which profile it was written with, and what its steps did to pixels."""
     dataset.attrs["tuner_profile"] = profile.name
     dataset.attrs["tuner_digest"] = profile.digest
     dataset.attrs["tuner_config"] = json.dumps(profile.config.to_dict())
+    dataset.attrs["tuner_container"] = container.name
     dataset.attrs["tuner_version"] = version("tuner")
     if profile.config.steps:
         dataset.attrs["tuner_steps"] = json.dumps(profile.config.to_dict()["steps"])

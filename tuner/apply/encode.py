@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from tuner.apply.codec import blosc2
 from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
+from tuner.container import BLOSC2
 from tuner.errors import CodecError, InputError
-
-#: Identifier of the HDF5 filter that decodes a Blosc2 frame.
-HDF5_FILTER = 32026
 
 # A contiguous frame of one chunk: a header, the chunk, a trailer
 # (https://github.com/Blosc/c-blosc2/blob/main/README_CFRAME_FORMAT.rst). Of header and trailer only two fields depend
@@ -72,6 +70,8 @@ class Encoder:
     >>> bool((encoder.decode(encoder.encode(chunk)) == chunk).all())
     True
     """
+
+    container = BLOSC2
 
     def __init__(self, config: Blosc2, chunk_shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if config.codec in PLUGINS:

@@ -14,6 +14,7 @@ from tuner.apply.nexus import check_dataset_path
 from tuner.apply.overload import WAYS
 from tuner.apply.pipeline import default_workers
 from tuner.apply.writer import Writer
+from tuner.container import CONTAINERS
 from tuner.errors import InputError
 from tuner.profile import Profile
 
@@ -26,6 +27,7 @@ def open_writer(
     frame_shape: tuple[int, ...],
     dtype: DTypeLike,
     mask: ArrayLike | None = None,
+    container: str = "blosc2",
     mode: str = "x",
     access: str = "single",
     roll_every: int = 1000,
@@ -51,6 +53,9 @@ def open_writer(
         Boolean, integer or float; stored in little-endian byte order.
     mask : bool array of `frame_shape`, optional
         True where a pixel is invalid in all frames; stored as `pixel_mask` of an NXdetector.
+    container : "blosc2", "bitshuffle" or "bitshuffle-zstd"
+        What the same pixels are stored in: bitshuffle, one frame a chunk and without a checksum, for programs that do
+        not know Blosc2.
     mode : "x" or "w"
         "x" refuses an existing file, "w" replaces it once the new one has been created.
     access : "single", "rolling" or "swmr"
@@ -104,6 +109,7 @@ def open_writer(
     except TypeError:
         raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
     for name, value, known in (
+        ("container", container, tuple(CONTAINERS)),
         ("mode", mode, ("x", "w")),
         ("access", access, ("single", "rolling", "swmr")),
         ("on_drift", on_drift, ("warn", "lossless")),
@@ -121,6 +127,7 @@ def open_writer(
         shape,
         pixel.newbyteorder("="),
         mask=None if mask is None else _check_mask(mask, shape),
+        container=CONTAINERS[container],
         overwrite=mode == "w",
         access=access,
         roll_every=roll_every,

@@ -218,7 +218,10 @@ class Pipeline:
         try:
             pixels = chunk_at(chunk.row.batch.prepared(), chunk.corner, chunk.encoder.chunk_shape)
             frame = chunk.encoder.encode(pixels)
-            frame = with_checksum(frame if self._check is None else self._check(chunk.place, pixels, frame))
+            if self._check is not None:
+                frame = self._check(chunk.place, pixels, frame)
+            if chunk.encoder.container.checked:
+                frame = with_checksum(frame)
             error = None
         except BaseException as raised:
             frame, error = b"", raised

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.child import PluginChild, frame_codec, probe
 from tuner.apply.encode import Encoder, filter_values
 from tuner.config import PLUGINS, Blosc2, Config
+from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError
 
 
@@ -21,6 +23,7 @@ class ChunkEncoder(Protocol):
 
     chunk_shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    container: Container
 
     @property
     def filter_values(self) -> tuple[int, ...]:
@@ -28,7 +31,7 @@ class ChunkEncoder(Protocol):
         ...
 
     def encode(self, chunk: NDArray[Any]) -> bytes:
-        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`."""
+        """The bytes that stand for a C-contiguous array of `chunk_shape` and `dtype`."""
         ...
 
     def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -41,7 +44,11 @@ class ChunkEncoder(Protocol):
 
 
 def open_encoder(
-    config: Config, fallback: Blosc2, dtype: np.dtype[Any], chunk_shape: tuple[int, ...] = ()
+    config: Config,
+    fallback: Blosc2,
+    dtype: np.dtype[Any],
+    chunk_shape: tuple[int, ...] = (),
+    container: Container = BLOSC2,
 ) -> ChunkEncoder:
     """The encoder of a resolved configuration, for writing.
 
@@ -54,12 +61,16 @@ def open_encoder(
     dtype : numpy.dtype
     chunk_shape : tuple of int, optional
         That of the dataset, if it has other axes than `config`.
+    container : Container
+        What the chunks are stored in; another than Blosc2 takes their shape from `config`, and nothing else.
 
     Raises
     ------
     InputError
-        Where the codec is a plug-in that does not work here.
+        Where the codec is a plug-in that does not work here, or the container's library is not there.
     """
+    if container is not BLOSC2:
+        return BitshuffleEncoder(container, config.chunks, dtype)
     codec = config.blosc2.codec
     if codec not in PLUGINS:
         return Encoder(config.blosc2, config.chunks, dtype)
@@ -89,6 +100,8 @@ class PluginEncoder:
     shape : tuple of int, optional
         The frame's, if not `chunk_shape`: the HDF5 filter refuses a frame whose axes are not those of the dataset.
     """
+
+    container = BLOSC2
 
     def __init__(
         self,
@@ -152,6 +165,8 @@ class FallbackEncoder:
 
     Every frame describes itself, so readers do not notice the change. Safe to share between threads.
     """
+
+    container = BLOSC2
 
     def __init__(self, plugin: PluginEncoder, fallback: Encoder) -> None:
         self.chunk_shape = plugin.chunk_shape

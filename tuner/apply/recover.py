@@ -13,12 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
 from tuner.apply.rolling import Piece, data_files, image_numbers, join, part_name
 from tuner.apply.runs import Runs
 from tuner.apply.scan_file import LIBVER, sync_folder
 from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
+from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
 from tuner.read.links import DEAD_LINK
 from tuner.read.nexus import find_frames
@@ -70,27 +72,27 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
-    """Frames all of whose chunks are stored with the right checksum.
+    """Frames all of whose chunks are stored with the right checksum; decode, where the container has none.
 
     Parameters
     ----------
     dataset : h5py.Dataset
-        Written by a writer: the first axis numbers frames, and every chunk ends in its Fletcher32.
+        Written by a writer: the first axis numbers frames.
     path : Path
         Of its file.
     """
     chunks = dataset.chunks
     tiles = int(np.prod([-(-size // extent) for size, extent in zip(dataset.shape[1:], chunks[1:], strict=True)]))
     found: dict[int, int] = {}
+    container = CONTAINERS.get(dataset.attrs.get("tuner_container", BLOSC2.name), BLOSC2)
+    whole = _checksum_is_right if container.checked else BitshuffleEncoder(container, chunks, dataset.dtype).decodes
     with path.open("rb") as file:
 
         def look(chunk: Any) -> None:
             file.seek(chunk.byte_offset)
             data = file.read(chunk.size)
-            if len(data) == chunk.size > CHECKSUM_NBYTES:
-                stated = int.from_bytes(data[-CHECKSUM_NBYTES:], "little")
-                if fletcher32(data[:-CHECKSUM_NBYTES]) == stated:
-                    found[chunk.chunk_offset[0]] = found.get(chunk.chunk_offset[0], 0) + 1
+            if len(data) == chunk.size and whole(data):
+                found[chunk.chunk_offset[0]] = found.get(chunk.chunk_offset[0], 0) + 1
 
         dataset.id.chunk_iter(look)
     runs = Runs()
@@ -98,6 +100,11 @@ def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
         if found[first] == tiles:
             runs.add(first, min(first + chunks[0], len(dataset)))
     return runs
+
+
+def _checksum_is_right(chunk: bytes) -> bool:
+    stated = int.from_bytes(chunk[-CHECKSUM_NBYTES:], "little")
+    return len(chunk) > CHECKSUM_NBYTES and fletcher32(chunk[:-CHECKSUM_NBYTES]) == stated
 
 
 def _recover_rolling(master: Path, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
+from tuner.container import CONTAINERS, Container
 from tuner.errors import InputError, TunerError
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
@@ -38,6 +39,7 @@ def repack(
     overwrite: bool = False,
     workers: int | None = None,
     again: bool = False,
+    container: str = "blosc2",
 ) -> dict[str, Any]:
     """Write stacks as `profile` says, each into a file that appears under its name when it is complete.
 
@@ -63,6 +65,8 @@ def repack(
         Threads that encode; the default is one for each core that the process may use.
     again : bool
         Let a profile's steps change frames that were written lossily before.
+    container : "blosc2", "bitshuffle" or "bitshuffle-zstd"
+        As for `open_writer`.
 
     Returns
     -------
@@ -77,6 +81,8 @@ def repack(
     TunerError
         Where writing fails; nothing is left behind.
     """
+    if container not in CONTAINERS:
+        raise InputError(f"container must be {' or '.join(CONTAINERS)}, got {container}")
     targets = _targets(stacks, source_paths, Path(destination))
     plans = []
     for stack, target in zip(stacks, targets, strict=True):
@@ -86,7 +92,7 @@ def repack(
         check_target(target, overwrite)
         if profile.config.steps and not again:
             _check_untouched(stack)
-        plans.append(_Plan(profile, stack))
+        plans.append(_Plan(profile, stack, CONTAINERS[container]))
     place = check_dataset_path(dataset or "/entry/data/data")
     files = [
         _write(plan, target, place, overwrite, workers or default_workers())
@@ -134,22 +140,23 @@ def _check_untouched(stack: Stack) -> None:
 class _Plan:
     """How one stack is stored: its configuration with nothing left open, and the chunks of its dataset."""
 
-    def __init__(self, profile: Profile, stack: Stack) -> None:
+    def __init__(self, profile: Profile, stack: Stack, container: Container) -> None:
         self.profile = profile
         self.stack = stack
         self.preparation = Preparation.of_stack(profile, stack)
         config = profile.config.resolve(stack.frame_shape, stack.dtype)
+        config = replace(config, chunks=container.chunks(config.chunks, stack.frame_shape))
         self.chunks = chunk_grid(stack.shape, stack.frame_ndim, config.chunks)
         lead = len(stack.lead_shape)
         self.lead_chunk = self.chunks[:lead]
         frames = math.prod(self.lead_chunk)
         # The same bytes as the dataset's chunk, with its leading axes as one.
         config = Config((frames, *config.chunks[1:]), profile.config.blosc2).resolve(stack.frame_shape, stack.dtype)
-        self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype, self.chunks)
+        self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype, self.chunks, container)
 
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
         dataset = create_dataset(group, name, self.stack.shape, maxshape, self.chunks, self.encoder, fill)
-        stamp(dataset, self.profile)
+        stamp(dataset, self.profile, self.encoder.container)
         if self.preparation.steps and (kept := kept_of(self.stack, 0, len(self.stack))) is not None:
             stamp_kept(dataset, kept)
         return dataset

@@ -63,7 +63,7 @@ class Layout:
     def describe(self, file: h5py.File, dataset: h5py.Dataset) -> None:
         """Say what the frames are and what they were written with."""
         dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
-        stamp(dataset, self.profile)
+        stamp(dataset, self.profile, self.encoder.container)
         add_detector(file, self.dataset, self.mask)
 
 

@@ -10,6 +10,7 @@ import math
 import operator
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,12 +26,13 @@ from tuner.apply.ledger import Ledger
 from tuner.apply.output import Output, SingleFile
 from tuner.apply.overload import Shedding
 from tuner.apply.pipeline import Pipeline, depth_of
-from tuner.apply.plugin import FallbackEncoder, open_encoder
+from tuner.apply.plugin import ChunkEncoder, FallbackEncoder, open_encoder
 from tuner.apply.prepare import Batch, Preparation
 from tuner.apply.rolling import RollingFiles
 from tuner.apply.scan_file import Layout
 from tuner.apply.target import check_target, reason
 from tuner.config import PLUGINS, Blosc2, Config
+from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
 
@@ -61,6 +63,7 @@ class Writer:
         dtype: np.dtype[Any],
         *,
         mask: NDArray[np.bool_] | None,
+        container: Container,
         overwrite: bool,
         access: str,
         roll_every: int,
@@ -76,6 +79,7 @@ class Writer:
         self._frame_shape = frame_shape
         profile.match.check(dtype, frame_shape, str(path))
         config = profile.config.resolve(frame_shape, dtype)
+        config = replace(config, chunks=container.chunks(config.chunks, frame_shape))
         if config.steps and profile.invalid.mask is not None and mask is None:
             raise InputError(f"{path}: mask must be given, as the profile's steps leave masked pixels as they are")
         self._watch = Watch(verify)
@@ -86,8 +90,9 @@ class Writer:
             )
         self._preparation = Preparation(profile, mask, self._watch)
         check_target(path, overwrite)
-        self._encoder = open_encoder(config, profile.fallback.blosc2, dtype)
-        lossless = _lossless_encoders(profile, config, dtype)
+        self._encoder = open_encoder(config, profile.fallback.blosc2, dtype, container=container)
+        # One codec is declared for all chunks of bitshuffle: there is nothing else to encode them with.
+        lossless = _lossless_encoders(profile, config, dtype) if container is BLOSC2 else [self._encoder]
         self._verifier = Verifier(self._encoder, lossless, Watch(verify))
         self._chunk_shape = config.chunks
         layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask)
@@ -363,7 +368,7 @@ def _flush_regularly(reference: weakref.ref[Writer], seconds: float, ended: thre
         del writer
 
 
-def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -> list[Encoder]:
+def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -> list[ChunkEncoder]:
     """What a chunk is written with where the profile's encoder fails: its fallback, and no compression at all."""
     plain = Blosc2(clevel=0, filters=())
     fallback = profile.fallback.blosc2
@@ -371,7 +376,7 @@ def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -
         fallback.typesize and math.prod(config.chunks) * dtype.itemsize % fallback.typesize
     ):
         fallback = plain
-    encoders = []
+    encoders: list[ChunkEncoder] = []
     for blosc2 in dict.fromkeys((fallback, plain)):
         resolved = Config(config.chunks, blosc2).resolve(config.chunks[1:], dtype)
         encoders.append(Encoder(resolved.blosc2, config.chunks, dtype))
