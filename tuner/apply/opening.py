@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from tuner.apply.master import check_eiger
 from tuner.apply.nexus import check_dataset_path
 from tuner.apply.overload import WAYS
 from tuner.apply.pipeline import default_workers
@@ -27,9 +30,11 @@ def open_writer(
     frame_shape: tuple[int, ...],
     dtype: DTypeLike,
     mask: ArrayLike | None = None,
+    fields: Mapping[str, Any] | None = None,
     container: str = "blosc2",
     mode: str = "x",
     access: str = "single",
+    layout: str = "nexus",
     roll_every: int = 1000,
     flush_every: int | str | None = None,
     workers: int | None = None,
@@ -53,6 +58,9 @@ def open_writer(
         Boolean, integer or float; stored in little-endian byte order.
     mask : bool array of `frame_shape`, optional
         True where a pixel is invalid in all frames; stored as `pixel_mask` of an NXdetector.
+    fields : mapping of path to value, optional
+        What else the file says: text, numbers or arrays, alone or as (value, unit), such as
+        ``{"/entry/instrument/detector/x_pixel_size": (75e-6, "m")}``.
     container : "blosc2", "bitshuffle" or "bitshuffle-zstd"
         What the same pixels are stored in: bitshuffle, one frame a chunk and without a checksum, for programs that do
         not know Blosc2.
@@ -62,6 +70,9 @@ def open_writer(
         How others read meanwhile. "single": one file, of which they see the last flush when they open it. "rolling":
         `path` becomes a master that joins finished data files, ``<stem>_data_000001.h5`` and on, and is replaced after
         each. "swmr": one file in HDF5's SWMR mode, for readers that open it so.
+    layout : "nexus" or "eiger"
+        "eiger", in rolling access alone: the master is one of a Dectris Eiger, which links its data files. `path` must
+        end in ``_master.h5`` and `dataset` be where Dectris has it.
     roll_every : int
         Frames of a data file in rolling access; rounded up to whole chunks.
     flush_every : int or str, optional
@@ -112,6 +123,7 @@ def open_writer(
         ("container", container, tuple(CONTAINERS)),
         ("mode", mode, ("x", "w")),
         ("access", access, ("single", "rolling", "swmr")),
+        ("layout", layout, ("nexus", "eiger")),
         ("on_drift", on_drift, ("warn", "lossless")),
         ("on_overload", on_overload, WAYS),
     ):
@@ -120,13 +132,20 @@ def open_writer(
     for name, number in (("workers", workers), ("roll_every", roll_every)):
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
+    place = check_dataset_path(dataset)
+    if layout == "eiger":
+        check_eiger(Path(path), place, shape)
+        if access != "rolling":
+            raise InputError(f"access must be 'rolling' for the layout of an Eiger, got {access!r}")
     return Writer(
         Path(path),
         profile,
-        check_dataset_path(dataset),
+        place,
         shape,
         pixel.newbyteorder("="),
         mask=None if mask is None else _check_mask(mask, shape),
+        fields=fields or {},
+        eiger=layout == "eiger",
         container=CONTAINERS[container],
         overwrite=mode == "w",
         access=access,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -15,7 +16,18 @@ import numpy as np
 
 from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
-from tuner.apply.rolling import Piece, data_files, image_numbers, join, part_name
+from tuner.apply.master import (
+    EIGER_DATA,
+    EIGER_DATASET,
+    Piece,
+    count_images,
+    data_files,
+    image_numbers,
+    is_eiger,
+    join,
+    link,
+    part_name,
+)
 from tuner.apply.runs import Runs
 from tuner.apply.scan_file import LIBVER, sync_folder
 from tuner.apply.superblock import clear_flag
@@ -55,9 +67,10 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     cleared = clear_flag(place)
     try:
         with h5py.File(place, locking=False) as file:
-            name = find_frames(file)[0]
-            dataset = file[name]
-            if not dataset.is_virtual:
+            eiger = is_eiger(file)
+            name = f"/{EIGER_DATASET}" if eiger else find_frames(file)[0]
+            if not eiger and not file[name].is_virtual:
+                dataset = file[name]
                 safe = safe_frames(dataset, place)
                 return {
                     "dataset": name,
@@ -114,6 +127,9 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
         with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
             if _finish(part, master.with_name(part_name(master, number)), name):
                 finished.append(part_name(master, number))
+    for left in master.parent.glob(f".{glob.escape(master.name)}.*.part"):  # a master that was not renamed any more
+        _check_unused(left)
+        left.unlink()
     for _, path in data_files(master):
         with h5py.File(path, locking=False) as file:
             dataset = file[name]
@@ -125,13 +141,7 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
     try:
         shutil.copyfile(master, temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
-            old = file[name]
-            group, attributes = old.parent, dict(old.attrs)
-            shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
-            del file[name]
-            dataset = join(group, name.rsplit("/", 1)[1], pieces, shape, dtype, fill)
-            dataset.attrs.update(attributes)
-            frames = len(dataset)
+            frames = _link(file, pieces) if is_eiger(file) else _join(file, name, pieces)
             file.flush()
             os.fsync(file.id.get_vfd_handle())
         publish(temporary, master, overwrite=True)
@@ -139,6 +149,29 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
         temporary.unlink(missing_ok=True)
     sync_folder(master.parent)
     return {"dataset": name, "frames": frames, "cleared": False, "finished": finished, "safe": safe.array().tolist()}
+
+
+def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
+    old = file[name]
+    group, attributes = old.parent, dict(old.attrs)
+    shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
+    del file[name]
+    dataset = join(group, name.rsplit("/", 1)[1], pieces, shape, dtype, fill)
+    dataset.attrs.update(attributes)
+    return len(dataset)
+
+
+def _link(file: h5py.File, pieces: list[Piece]) -> int:
+    """As many data files as follow each other without a gap, which links cannot tell of; their frames."""
+    frames, whole = 0, []
+    for piece in pieces:
+        if piece.start != frames:
+            break
+        whole.append(piece)
+        frames += piece.frames
+    link(file[EIGER_DATA], whole)
+    count_images(file, frames)
+    return frames
 
 
 def _unfinished(master: Path) -> Iterator[tuple[int, Path]]:

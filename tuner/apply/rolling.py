@@ -3,79 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from tuner.apply.cut import corners
-from tuner.apply.nexus import data_group
+from tuner.apply.master import Piece, data_files, image_numbers, part_name, write_master
 from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
 from tuner.apply.target import check_target, publish, temporary_name
 
 Corner = tuple[int, ...]
-
-
-def part_name(master: Path, number: int) -> str:
-    """The name of the data file of a number, counted from 1, beside its master: as Dectris has it.
-
-    >>> part_name(Path("scan.h5"), 1), part_name(Path("/data/scan_master.h5"), 12)
-    ('scan_data_000001.h5', 'scan_data_000012.h5')
-    """
-    return f"{_stem(master)}_data_{number:06d}.h5"
-
-
-def data_files(master: Path) -> Iterator[tuple[int, Path]]:
-    """The data files that are there beside a master, with their numbers."""
-    name = re.compile(re.escape(_stem(master)) + r"_data_(\d{6,})\.h5")
-    for path in sorted(master.parent.iterdir()):
-        if found := name.fullmatch(path.name):
-            yield int(found[1]), path
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A finished data file of a scan."""
-
-    start: int
-    """Its first frame."""
-    frames: int
-    name: str
-    """Of the file, beside the master."""
-
-
-def join(
-    group: h5py.Group,
-    name: str,
-    pieces: Sequence[Piece],
-    frame_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    fill: Any,
-) -> h5py.Dataset:
-    """A virtual dataset joined from data files that have theirs at the same path; what lies between reads as `fill`."""
-    total = max((piece.start + piece.frames for piece in pieces), default=0)
-    path = f"{group.name.rstrip('/')}/{name}"
-    joined = h5py.VirtualLayout((total, *frame_shape), dtype, maxshape=(None, *frame_shape))
-    for piece in pieces:
-        source = h5py.VirtualSource(piece.name, path, (piece.frames, *frame_shape), dtype)
-        joined[piece.start : piece.start + piece.frames] = source
-    return group.create_virtual_dataset(name, joined, fillvalue=fill)
-
-
-def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Notes) -> None:
-    """Write and sync a file whose dataset is joined from data files; `path` must not exist."""
-    with h5py.File(path, "x", locking=False) as file:
-        group = data_group(file, layout.dataset)
-        dataset = join(group, layout.name, pieces, layout.frame_shape, layout.dtype, layout.fill)
-        layout.describe(file, dataset)
-        dataset.attrs.update(notes)
-        file.flush()
-        os.fsync(file.id.get_vfd_handle())
 
 
 class _Part:
@@ -121,11 +60,14 @@ class RollingFiles:
         self._parts: dict[int, _Part] = {}
         self._pieces: dict[int, Piece] = {}
         self._joined = 0
+        self._begun = 0
         self._extent = 0
         self._notes: Notes = {}
         for _, old in list(data_files(path)):
             check_target(old, overwrite)
         self._replace_master(overwrite)
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+            layout.create(file)  # what no data file can hold is refused before there is one
         for _, old in list(data_files(path)):
             old.unlink()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
@@ -144,10 +86,10 @@ class RollingFiles:
         number, first = divmod(place[0], self._frames)
         part = self._parts.get(number)
         if part is None:
-            for old in sorted(n for n in self._parts if n < number - 1):
-                self._finish(old)
-            path = self._path.with_name(part_name(self._path, number + 1))
-            part = self._parts[number] = _Part(path, self._layout, number * self._frames)
+            # Links say nothing about numbers of frames: no file may be left out.
+            for missing in range(self._begun, number) if self._layout.eiger else ():
+                self._begin(missing)
+            part = self._begin(number)
         part.extend(self._piece(number).frames)
         part.file.write((first, *place[1:]), chunk)
         part.places.add(place)
@@ -206,6 +148,14 @@ class RollingFiles:
         return Piece(start, min(self._frames, self._extent - start), part_name(self._path, number + 1))
 
     def _finish(self, number: int) -> None:
+    def _begin(self, number: int) -> _Part:
+        for old in sorted(n for n in self._parts if n < number - 1):
+            self._finish(old)
+        path = self._path.with_name(part_name(self._path, number + 1))
+        part = self._parts[number] = _Part(path, self._layout, number * self._frames)
+        self._begun = max(self._begun, number + 1)
+        return part
+
         self._wait()
         part, piece = self._parts[number], self._piece(number)
         part.extend(piece.frames)
@@ -232,7 +182,7 @@ class RollingFiles:
     def _replace_master(self, overwrite: bool = True) -> None:
         temporary = temporary_name(self._path)
         try:
-            write_master(temporary, self._layout, list(self._pieces.values()), self._notes)
+            write_master(temporary, self._layout, [self._pieces[n] for n in sorted(self._pieces)], self._notes)
             publish(temporary, self._path, overwrite)
         finally:
             temporary.unlink(missing_ok=True)
@@ -242,15 +192,3 @@ class RollingFiles:
         if self._finishing is not None:
             self._finishing.result()
             self._finishing = None
-
-
-def _stem(master: Path) -> str:
-    return master.name.removesuffix(master.suffix).removesuffix("_master")
-
-
-def image_numbers(piece: Piece) -> Notes:
-    """Which frames a data file has, counted from 1, as Dectris says it."""
-    return {
-        "image_nr_low": np.int64(piece.start + 1),
-        "image_nr_high": np.int64(piece.start + piece.frames),
-    }

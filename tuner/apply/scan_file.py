@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.dataset import create_dataset, stamp
 from tuner.apply.nexus import add_detector, data_group
+from tuner.apply.fields import add_fields
 from tuner.apply.plugin import ChunkEncoder
 from tuner.profile import Profile
 from tuner.stack import convention
@@ -41,6 +42,10 @@ class Layout:
     profile: Profile
     mask: NDArray[np.bool_] | None
 
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What else is said, by path."""
+    eiger: bool = False
+    """Whether the master joins data files as Dectris does."""
     @property
     def name(self) -> str:
         """The dataset's name in its group."""
@@ -66,6 +71,7 @@ class Layout:
         stamp(dataset, self.profile, self.encoder.container)
         add_detector(file, self.dataset, self.mask)
 
+        add_fields(file, self.fields)
 
 class ScanFile:
     """A file that is being written; other processes may open it, what they see is the last `flush`.

@@ -10,6 +10,7 @@ import math
 import operator
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,8 @@ class Writer:
         dtype: np.dtype[Any],
         *,
         mask: NDArray[np.bool_] | None,
+        fields: Mapping[str, Any],
+        eiger: bool,
         container: Container,
         overwrite: bool,
         access: str,
@@ -95,7 +98,7 @@ class Writer:
         lossless = _lossless_encoders(profile, config, dtype) if container is BLOSC2 else [self._encoder]
         self._verifier = Verifier(self._encoder, lossless, Watch(verify))
         self._chunk_shape = config.chunks
-        layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask)
+        layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask, fields, eiger)
         output: Output
         try:
             if access == "rolling":

@@ -25,7 +25,7 @@ from tuner.read.links import (
 )
 
 #: A Dectris master links its data files as data_000001, data_000002, ...
-_SERIES = re.compile(r"data_\d{3,}")
+SERIES = re.compile(r"data_\d{3,}")
 
 _FLATS = re.compile(r"(data_)?(flats?|whites?|bright)(_?(fields?|data|images?))?", re.IGNORECASE)
 _DARKS = re.compile(r"(data_)?(darks?)(_?(fields?|data|images?|current))?", re.IGNORECASE)
@@ -118,15 +118,15 @@ def _signal(group: h5py.Group) -> str | None:
         node = peek(group, child)
         if isinstance(node, h5py.Dataset) and str(as_text(node.attrs.get("signal"))) == "1":
             return str(child)
-    return min((str(child) for child in group if _SERIES.fullmatch(child)), default=None)
+    return min((str(child) for child in group if SERIES.fullmatch(child)), default=None)
 
 
 def _series(file: h5py.File, path: str) -> tuple[str, ...]:
     """All siblings of a dataset of a Dectris series, in order; else the dataset itself."""
     parent, _, name = path.rpartition("/")
-    if not _SERIES.fullmatch(name):
+    if not SERIES.fullmatch(name):
         return (path,)
-    names = sorted((child for child in file[parent or "/"] if _SERIES.fullmatch(child)), key=lambda n: int(n[5:]))
+    names = sorted((child for child in file[parent or "/"] if SERIES.fullmatch(child)), key=lambda n: int(n[5:]))
     for child in names:
         open_link(file, f"{parent}/{child}")
     return tuple(f"{parent}/{child}" for child in names)

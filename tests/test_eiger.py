@@ -1,0 +1,225 @@
+"""The layout of a Dectris Eiger, as it is written: what programs of the field look for in it, and find."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner.apply.opening import open_writer
+from tuner.apply.recover import recover
+from tuner.apply.writer import Writer
+from tuner.config import Blosc2, Config
+from tuner.errors import InputError
+from tuner.profile import Match, Profile
+from tuner.read import open_stacks
+
+SHAPE = (22, 30)
+MASK = np.arange(22 * 30).reshape(SHAPE) % 7 == 3
+FIELDS: dict[str, Any] = {
+    "/entry/instrument/detector/description": "Dectris EIGER2 Si 1M",
+    "/entry/instrument/detector/x_pixel_size": (75e-6, "m"),
+    "/entry/instrument/detector/y_pixel_size": (75e-6, "m"),
+    "/entry/instrument/detector/saturation_value": np.uint32(1000),
+    "/entry/instrument/detector/detectorSpecific/software_version": "µ 1",
+    "/entry/instrument/beam/incident_wavelength": (0.97, "angstrom"),
+    "/entry/sample/goniometer/omega": (np.arange(12) / 10, "deg"),
+}
+
+
+def profile(frames: int = 1, tile: int = -1) -> Profile:
+    config = Config((frames, tile, -1), Blosc2("zstd", clevel=1))
+    return Profile("eiger", Match("uint32"), config, config)
+
+
+def opened(path: Path, frames: int = 1, tile: int = -1, **about: Any) -> Writer:
+    about = {"access": "rolling", "layout": "eiger", "roll_every": 5, "frame_shape": SHAPE, "dtype": "uint32"} | about
+    return open_writer(path, profile(frames, tile), **about)
+
+
+def frames_of(start: int, stop: int) -> NDArray[np.uint32]:
+    return (
+        np.random.default_rng(0).poisson(3, (stop, *SHAPE)).astype("uint32")[start:]
+        + np.arange(start, stop, dtype="uint32")[:, None, None]
+    )
+
+
+def master(folder: Path, count: int = 12) -> Path:
+    path = folder / "scan_master.h5"
+    with opened(path, mask=MASK, fields=FIELDS) as writer:
+        writer.append(frames_of(0, count))
+    return path
+
+
+#: What neggia's README asks of a file, and the frames behind the links: with h5py and hdf5plugin alone.
+FOREIGN = """
+import hdf5plugin, h5py, json, numpy as np, sys
+with open(sys.argv[1], "rb") as file:
+    assert file.read(9)[8] in (0, 2, 3)  # superblocks that neggia reads
+with h5py.File(sys.argv[1], "r") as file:
+    detector = file["/entry/instrument/detector"]
+    specific = detector["detectorSpecific"]
+    assert detector["x_pixel_size"].dtype in (np.float32, np.float64)
+    assert specific["nimages"].dtype.kind in "iu" and specific["ntrigger"].dtype.kind in "iu"
+    assert specific["pixel_mask"].dtype == np.uint32
+    mask = specific["pixel_mask"]
+    assert mask.id.get_create_plist().get_filter(0)[0] == 32008  # bitshuffle, the one that neggia has
+    names = list(file["entry/data"])
+    assert names == [f"data_{number:06d}" for number in range(1, len(names) + 1)]
+    # As dxtbx's FormatHDF5EigerNearlyNexus looks whether a file is one.
+    assert file["entry"].attrs["NX_class"] == np.bytes_("NXentry") and "definition" not in file["entry"]
+    assert b"dectris eiger" in detector["description"][()].lower()
+    links = [file["entry/data"].get(name, getlink=True) for name in names]
+    parts = [file["entry/data"][name] for name in names]
+    omega = file["entry/sample/goniometer/omega"]
+    print(json.dumps({
+        "links": [[link.filename, link.path] for link in links],
+        "numbers": [[int(part.attrs["image_nr_low"]), int(part.attrs["image_nr_high"])] for part in parts],
+        "images": int(specific["nimages"][()] * specific["ntrigger"][()]),
+        "pixels": [int(specific[f"{axis}_pixels_in_detector"][()]) for axis in "yx"],
+        "limits": [int(specific[name][()]) for name in ("saturation_value", "countrate_correction_count_cutoff")],
+        "masked": int(np.count_nonzero(mask[()])),
+        "sums": [int(frame.sum()) for part in parts for frame in part],
+        "omega": [omega[3], omega.attrs["units"].decode()],
+    }))
+"""
+
+
+def test_a_foreign_process_finds_what_neggia_and_dxtbx_look_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-c", FOREIGN, str(master(tmp_path))]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert said == {
+        "links": [[f"scan_data_00000{number}.h5", "/entry/data/data"] for number in (1, 2, 3)],
+        "numbers": [[1, 5], [6, 10], [11, 12]],
+        "images": 12,
+        "pixels": [22, 30],
+        "limits": [1000, 999],
+        "masked": int(MASK.sum()),
+        "sums": frames_of(0, 12).sum(axis=(1, 2)).tolist(),
+        "omega": [0.3, "deg"],
+    }
+
+
+def test_our_reader_joins_it_again_with_mask_and_limits(tmp_path: Path) -> None:
+    stack = open_stacks([master(tmp_path)])[0]
+    assert (stack.read(0, 12) == frames_of(0, 12)).all()
+    assert stack.mask is not None
+    assert (stack.mask == MASK).all()
+    assert (stack.saturation, stack.photon_counting) == (1000, True)
+    stack.source.close()  # type: ignore[union-attr]
+
+
+def test_fabio_opens_master_and_data_file(tmp_path: Path) -> None:
+    fabio = pytest.importorskip("fabio")
+    with fabio.open(str(master(tmp_path))) as image:
+        assert image.nframes == 12
+        for number in (0, 4, 5, 11):
+            assert (image.get_frame(number).data == frames_of(0, 12)[number]).all()
+    with fabio.open(str(tmp_path / "scan_data_000002.h5")) as image:
+        assert image.nframes == 5
+        assert (image.data == frames_of(5, 6)[0]).all()
+
+
+def test_silx_finds_the_default_plot_and_follows_the_links(tmp_path: Path) -> None:
+    pytest.importorskip("silx")
+    import silx.io
+    from silx.io import nxdata
+
+    with silx.io.open(str(master(tmp_path))) as file:
+        plot = nxdata.get_default(file)
+        assert (plot.signal[2] == frames_of(2, 3)[0]).all()
+        assert (file["/entry/data/data_000003"][1] == frames_of(11, 12)[0]).all()
+
+
+def test_dxtbx_opens_a_master(tmp_path: Path) -> None:
+    loading = pytest.importorskip("dxtbx", reason="dxtbx is on conda-forge alone: PyPI has no wheels of it")
+    assert loading.load(str(master(tmp_path))).get_num_images() == 12
+
+
+@pytest.mark.parametrize(("frames", "tile"), [(1, -1), (2, 10)])
+def test_frames_that_never_come_keep_their_numbers(tmp_path: Path, frames: int, tile: int) -> None:
+    """Links say nothing about numbers: data files of nothing but missing frames are there, too."""
+    path = tmp_path / "scan_master.h5"
+    with opened(path, frames, tile, roll_every=4) as writer:
+        writer.append(frames_of(0, 1))
+        writer.append(frames_of(23, 25), index=23)
+        assert writer.sync() <= 20
+        writer.append(frames_of(21, 22), index=21) if frames == 1 else None
+        writer.append(frames_of(25, 26))
+    stack = open_stacks([path])[0]
+    expected = np.full((26, *SHAPE), 2**32 - 1, "uint32")
+    for number in (0, *([21] if frames == 1 else []), 23, 24, 25):
+        expected[number] = frames_of(number, number + 1)[0]
+    assert (stack.read(0, 26) == expected).all()
+    stack.source.close()  # type: ignore[union-attr]
+    with h5py.File(path) as file:
+        missing = file["entry/data"].attrs["tuner_missing_frames"].tolist()
+    assert missing == ([[1, 21], [22, 23]] if frames == 1 else [[1, 23]])
+
+
+def test_a_master_is_there_from_the_start_and_grows_by_whole_files(tmp_path: Path) -> None:
+    path = tmp_path / "scan_master.h5"
+    with opened(path, fields={"entry/instrument/detector/detectorSpecific/ntrigger": np.uint32(1)}) as writer:
+        for number in range(12):
+            with h5py.File(path, locking=False) as file:
+                assert sum(len(part) for part in file["entry/data"].values()) == number // 5 * 5
+                assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == number // 5 * 5
+            writer.append(frames_of(number, number + 1))
+            writer.sync()
+
+
+def test_what_a_user_says_of_the_images_stays(tmp_path: Path) -> None:
+    """A master may announce more than there is: so do those of the detector itself."""
+    path = tmp_path / "scan_master.h5"
+    fields = {
+        f"entry/instrument/detector/detectorSpecific/{name}": np.uint32(n)
+        for name, n in (("nimages", 3), ("ntrigger", 4))
+    }
+    with opened(path, fields=fields) as writer:
+        writer.append(frames_of(0, 12))
+    recover(path)
+    with h5py.File(path) as file:
+        specific = file["entry/instrument/detector/detectorSpecific"]
+        assert (specific["nimages"][()], specific["ntrigger"][()]) == (3, 4)
+
+
+def test_recover_says_which_frames_are_safe_and_leaves_out_what_links_cannot_number(tmp_path: Path) -> None:
+    path = master(tmp_path)
+    assert recover(path)["safe"] == [[0, 12]]
+    (tmp_path / "scan_data_000002.h5").unlink()
+    found = recover(path)
+    assert (found["dataset"], found["frames"], found["safe"]) == ("/entry/data/data", 5, [[0, 5], [10, 12]])
+    with h5py.File(path) as file:
+        assert list(file["entry/data"]) == ["data_000001"]
+        assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 5
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"path": "scan.h5"}, r"scan\.h5: must end in _master\.h5"),
+        ({"dataset": "/entry/data/frames"}, "dataset must be /entry/data/data for the layout of an Eiger"),
+        ({"frame_shape": (30,)}, "frame_shape must have two axes"),
+        ({"access": "single"}, "access must be 'rolling'"),
+        ({"layout": "pilatus"}, "layout must be 'nexus' or 'eiger'"),
+        ({"fields": {"/entry/data/data": 1}}, "/entry/data/data must not be what is written anyway"),
+        ({"fields": {"/entry/a": 1, "/entry/a/b": 1}}, "/entry/a must be a group"),
+        ({"fields": {"/entry/a": None}}, "/entry/a must be text, a number, an array"),
+        ({"fields": {"entry//a": 1}}, "must be a path"),
+    ],
+)
+def test_what_readers_would_not_find_is_refused_and_nothing_is_left(
+    tmp_path: Path, about: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / str(about.pop("path", "scan_master.h5"))
+    with pytest.raises(InputError, match=said):
+        opened(path, **about)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,174 @@
+"""Masters: files that join the finished data files of a scan, by a virtual dataset or by Dectris' external links."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tuner.apply.fields import add_groups
+from tuner.apply.nexus import data_group
+from tuner.apply.scan_file import Layout, Notes
+from tuner.errors import InputError
+from tuner.read.links import peek, walk
+from tuner.read.nexus import SERIES
+
+#: The group that a Dectris master has its links in, and where a data file has its frames.
+EIGER_DATA = "entry/data"
+EIGER_DATASET = f"{EIGER_DATA}/data"
+
+_DETECTOR = "entry/instrument/detector"
+_SPECIFIC = f"{_DETECTOR}/detectorSpecific"
+
+
+def part_name(master: Path, number: int) -> str:
+    """The name of the data file of a number, counted from 1, beside its master: as Dectris has it.
+
+    >>> part_name(Path("scan.h5"), 1), part_name(Path("/data/scan_master.h5"), 12)
+    ('scan_data_000001.h5', 'scan_data_000012.h5')
+    """
+    return f"{_stem(master)}_data_{number:06d}.h5"
+
+
+def data_files(master: Path) -> Iterator[tuple[int, Path]]:
+    """The data files that are there beside a master, with their numbers."""
+    name = re.compile(re.escape(_stem(master)) + r"_data_(\d{6,})\.h5")
+    for path in sorted(master.parent.iterdir()):
+        if found := name.fullmatch(path.name):
+            yield int(found[1]), path
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A finished data file of a scan."""
+
+    start: int
+    """Its first frame."""
+    frames: int
+    name: str
+    """Of the file, beside the master."""
+
+
+def join(
+    group: h5py.Group,
+    name: str,
+    pieces: Sequence[Piece],
+    frame_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fill: Any,
+) -> h5py.Dataset:
+    """A virtual dataset joined from data files that have theirs at the same path; what lies between reads as `fill`."""
+    total = max((piece.start + piece.frames for piece in pieces), default=0)
+    path = f"{group.name.rstrip('/')}/{name}"
+    joined = h5py.VirtualLayout((total, *frame_shape), dtype, maxshape=(None, *frame_shape))
+    for piece in pieces:
+        source = h5py.VirtualSource(piece.name, path, (piece.frames, *frame_shape), dtype)
+        joined[piece.start : piece.start + piece.frames] = source
+    return group.create_virtual_dataset(name, joined, fillvalue=fill)
+
+
+def check_eiger(path: Path, dataset: str, frame_shape: tuple[int, ...]) -> None:
+    """Raise InputError for what the programs that read an Eiger's files would not find."""
+    if not path.name.endswith("_master.h5"):
+        raise InputError(f"{path}: must end in _master.h5 for the layout of an Eiger")
+    if dataset != EIGER_DATASET:
+        raise InputError(f"dataset must be /{EIGER_DATASET} for the layout of an Eiger, got /{dataset}")
+    if len(frame_shape) != 2:
+        raise InputError(f"frame_shape must have two axes for the layout of an Eiger, got {frame_shape}")
+
+
+def is_eiger(file: h5py.File) -> bool:
+    """Whether a file is a master that `link` made."""
+    group = peek(file, EIGER_DATA)
+    return isinstance(group, h5py.Group) and "tuner_digest" in group.attrs
+
+
+def link(group: h5py.Group, pieces: Sequence[Piece]) -> None:
+    """Links to the data files in a group, as Dectris names them; those that it has are replaced.
+
+    Programs count the frames behind the links one after the other: no file may be missing between two.
+    """
+    for name in [name for name in group if SERIES.fullmatch(name)]:
+        del group[name]
+    for number, piece in enumerate(pieces, 1):
+        group[f"data_{number:06d}"] = h5py.ExternalLink(piece.name, f"/{EIGER_DATASET}")
+    if pieces:
+        group.attrs["signal"] = np.bytes_("data_000001")
+    elif "signal" in group.attrs:
+        del group.attrs["signal"]
+
+
+def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Notes) -> None:
+    """Write and sync a file that joins data files, given in their order; `path` must not exist."""
+    with h5py.File(path, "x", locking=False) as file:
+        group = data_group(file, layout.dataset)
+        if layout.eiger:
+            link(group, pieces)
+            replace(layout, mask=None).describe(file, group)  # the mask has a place of its own
+            group.attrs.update(notes)
+            _add_eiger_detector(file, layout, sum(piece.frames for piece in pieces))
+        else:
+            dataset = join(group, layout.name, pieces, layout.frame_shape, layout.dtype, layout.fill)
+            layout.describe(file, dataset)
+            dataset.attrs.update(notes)
+        file.flush()
+        os.fsync(file.id.get_vfd_handle())
+
+
+def count_images(file: h5py.File, frames: int) -> None:
+    """Have an Eiger's master say that it has so many frames, unless they are those of several triggers."""
+    specific = file[_SPECIFIC]
+    if specific["ntrigger"][()] == 1:
+        specific["nimages"][()] = frames
+
+
+def _add_eiger_detector(file: h5py.File, layout: Layout, frames: int) -> None:
+    """What neggia, durin and dxtbx ask of a master beside its links, as far as the user said nothing else."""
+    import hdf5plugin
+
+    detector, specific = add_groups(file, _DETECTOR), add_groups(file, _SPECIFIC)
+    mask = np.zeros(layout.frame_shape, np.uint32) if layout.mask is None else layout.mask.astype(np.uint32)
+    height, width = layout.frame_shape
+    known = [
+        (detector, "bit_depth_image", np.uint32(8 * layout.dtype.itemsize)),
+        (specific, "nimages", np.uint32(frames)),
+        (specific, "ntrigger", np.uint32(1)),
+        (specific, "x_pixels_in_detector", np.uint32(width)),
+        (specific, "y_pixels_in_detector", np.uint32(height)),
+        (specific, "number_of_excluded_pixels", np.uint32(mask.sum())),
+    ]
+    saturation = detector.get("saturation_value")
+    if saturation is not None and saturation.dtype.kind in "iuf":
+        known.append((specific, "saturation_value", saturation[()]))
+        # NeXus: where it saturates; Dectris: the last count that is trusted.
+        known.append((specific, "countrate_correction_count_cutoff", saturation[()] - 1))
+    for group, name, value in known:
+        if name not in group:
+            group[name] = value
+    if "pixel_mask" not in specific:  # gzip is not what neggia reads
+        specific.create_dataset("pixel_mask", data=mask, chunks=mask.shape, **hdf5plugin.Bitshuffle())
+    if "pixel_mask" not in detector:
+        detector["pixel_mask"] = specific["pixel_mask"]
+    # dxtbx compares classes with bytes, which is what h5py reads of texts of fixed length.
+    groups = [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
+    for group in groups:
+        if (nx_class := group.attrs.get("NX_class")) is not None:
+            group.attrs["NX_class"] = np.bytes_(nx_class)
+
+
+def _stem(master: Path) -> str:
+    return master.name.removesuffix(master.suffix).removesuffix("_master")
+
+
+def image_numbers(piece: Piece) -> Notes:
+    """Which frames a data file has, counted from 1, as Dectris says it."""
+    return {
+        "image_nr_low": np.int64(piece.start + 1),
+        "image_nr_high": np.int64(piece.start + piece.frames),
+    }
