@@ -32,7 +32,9 @@ from tuner.errors import CodecError, InputError
 from tuner.noise import Noise
 from tuner.profile import Match, Profile
 from tuner.read import open_stacks
-from tuner.steps import step_from_dict
+from tuner.read.sampling import Run, Sample
+from tuner.search.evidence import other_containers
+from tuner.steps import Pixels, step_from_dict
 
 FRAMES = np.random.default_rng(0).poisson(5, (6, 30, 50)).astype("uint16")
 #: What a process makes of a dataset that has only h5py and hdf5plugin.
@@ -177,6 +179,27 @@ def test_a_file_is_written_anew_in_another_container(tmp_path: Path, container: 
     with h5py.File(target) as file:
         assert meets_neggia(file["entry/data/data"]) == (container == "bitshuffle")
         assert file["entry/data/data"].fletcher32 == CONTAINERS[container].checked
+
+
+def test_evidence_has_the_ratio_of_what_is_written(tmp_path: Path) -> None:
+    ours = profile((4, 16, -1), steps=(step_from_dict({"step": "uniform", "width": 4}, "step"),))
+    found = other_containers(ours.config, Sample((Run(0, 0, FRAMES),)), [Pixels(ours.invalid.marks, None, ours.noise)])
+    assert list(found) == list(BITSHUFFLE)
+    for container, metrics in found.items():
+        with h5py.File(write(tmp_path / f"{container}.h5", FRAMES, container, ours, verify="all")) as file:
+            stored = file["entry/data/data"].id.get_storage_size()
+        assert metrics["ratio"] == pytest.approx(FRAMES.nbytes / stored, rel=1e-4)
+
+
+def test_the_page_on_containers_says_what_each_is() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "containers.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].split("`")[1] for row in rows] == list(CONTAINERS)
+    for container, (_, number, _, checksum, tested, not_read_by) in zip(CONTAINERS.values(), rows, strict=True):
+        assert number == str(container.hdf5_filter)
+        assert (checksum != "none") == container.checked
+        assert {*tested.split(", ")} == {*container.tested}
+        assert {*not_read_by.split(", ")} - {""} == {*container.not_read_by}
 
 
 def test_recover_finds_chunks_that_do_not_decode(tmp_path: Path) -> None:

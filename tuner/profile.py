@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tuner.config import FRAMES, PLUGINS, Config, one_line
+from tuner.container import CONTAINERS
 from tuner.document import (
     Interval,
     OneOf,
@@ -191,7 +192,11 @@ class Profile:
             "noise": None if noise is None else asdict(noise),
             "envelope": {name: list(bounds) for name, bounds in self.envelope.items()},
             "fallback": self.fallback.to_dict(),
-            "readers": {"hdf5plugin": f">={self.readers.hdf5plugin}", "plugins": list(self.readers.plugins)},
+            "readers": {
+                "hdf5plugin": f">={self.readers.hdf5plugin}",
+                "plugins": list(self.readers.plugins),
+                **{c.name: {"tested": list(c.tested), "not": list(c.not_read_by)} for c in CONTAINERS.values()},
+            },
             "evidence": dict(self.evidence),
         }
 
@@ -200,7 +205,8 @@ class Profile:
         """The inverse of `to_dict`; the digest is not checked here, `load_profile` does."""
         check_mapping(document, place, _KEYS, required=("schema", "name", "match", "config"))
         check_schema(document, place, SCHEMA)
-        check_mapping(document.get("readers", {}), join(place, "readers"), [f.name for f in fields(Readers)])
+        readers = [*(f.name for f in fields(Readers)), *CONTAINERS]
+        check_mapping(document.get("readers", {}), join(place, "readers"), readers)
         envelope = check_mapping(document.get("envelope", {}), join(place, "envelope"))
         match = _match(document["match"], join(place, "match"))
         noise = _noise(document.get("noise"), join(place, "noise"))

@@ -15,12 +15,14 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.child import PluginChild
 from tuner.apply.cut import cut
 from tuner.apply.encode import Encoder
 from tuner.apply.plugin import PluginEncoder
 from tuner.config import PLUGINS, Config
+from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation
 from tuner.measure.target import Target
@@ -79,6 +81,8 @@ class Meter:
         The pixels that they are taken of, shape of a frame; all that count where it is not given.
     target : Target, optional
         Where `write_mb_s` is to be known.
+    container : Container
+        What chunks are stored in; in another than Blosc2 they are whole frames, and only steps make a difference.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Meter:
         qualities: Collection[str] = (),
         seen: NDArray[np.bool_] | None = None,
         target: Target | None = None,
+        container: Container = BLOSC2,
     ) -> None:
         self.sample = sample
         self.frames = frames
@@ -96,6 +101,7 @@ class Meter:
         self.qualities = qualities
         self.seen = seen
         self.target = target
+        self.container = container
         self.digest = sample.digest
         self.reference = Reference()
         self._scratch = np.empty(0, np.uint8)
@@ -106,11 +112,14 @@ class Meter:
 
     def resolve(self, config: Config) -> Config:
         """The configuration for this sample's frames; two that resolve alike store the same bytes."""
-        return config.resolve(self.sample.frame_shape, self.sample.dtype)
+        resolved = config.resolve(self.sample.frame_shape, self.sample.dtype)
+        return replace(resolved, chunks=self.container.chunks(resolved.chunks, self.sample.frame_shape))
 
-    def encoder(self, config: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder:
+    def encoder(self, config: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder | BitshuffleEncoder:
         """What encodes and decodes chunks of the sample; a call of a plug-in may take `timeout_s` seconds."""
         resolved = self.resolve(config)
+        if self.container is not BLOSC2:
+            return BitshuffleEncoder(self.container, resolved.chunks, self.sample.dtype)
         if resolved.blosc2.codec in PLUGINS:
             return PluginEncoder(resolved, self.sample.dtype, PLUGIN_CHILD, timeout_s)
         return Encoder(resolved.blosc2, resolved.chunks, self.sample.dtype)
@@ -180,7 +189,7 @@ class Meter:
                 if not same_bytes(chunk, decoded):
                     raise CodecError("does not decode to the same pixels")
                 pixels += useful
-                stored += len(frame) + CHECKSUM_NBYTES
+                stored += len(frame) + CHECKSUM_NBYTES * self.container.checked
                 if encoding > most_seconds:
                     raise _TooLongError(f"takes more than {most_seconds:.1f} s for the sample, its share of the budget")
                 if encoding > 0.02 and pixels / encoding < least_mb_s * 1e6:

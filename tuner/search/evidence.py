@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from tuner.apply.drift import PIECES
+from tuner.config import Config
+from tuner.container import BLOSC2, CONTAINERS
 from tuner.evaluation import Evaluation
+from tuner.measure.meter import FINAL_WINDOWS, Meter
 from tuner.measure.probe import probe_traits
 from tuner.measure.timing import Reference, machine, versions
 from tuner.profile import Invalid, Match, Profile
@@ -19,6 +22,7 @@ from tuner.read.sampling import Sample
 from tuner.redundancy import redundancies
 from tuner.search.run import Result
 from tuner.stack import Stack
+from tuner.steps import Pixels
 from tuner.traits import traits
 
 #: Runs of which traits are taken, at most.
@@ -79,6 +83,17 @@ def profile_of(
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
     )
+
+
+def other_containers(config: Config, sample: Sample, pixels: Sequence[Pixels]) -> dict[str, Mapping[str, Any]]:
+    """Ratio and speeds of what a configuration's steps make of a sample, in each container other than Blosc2."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for container in CONTAINERS.values():
+        if container is not BLOSC2:
+            meter = Meter(sample, pixels=pixels, container=container)
+            metrics = _metrics(meter.timed(meter.exact(config), FINAL_WINDOWS))
+            found[container.name] = {name: metrics[name] for name in ("ratio", "encode_mb_s", "decode_mb_s")}
+    return found
 
 
 def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, float]]:

@@ -30,7 +30,7 @@ from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
 from tuner.search.champion import load_surrogate
-from tuner.search.evidence import profile_of, readable, traits_of
+from tuner.search.evidence import other_containers, profile_of, readable, traits_of
 from tuner.search.lossy import REPORTED, NoiseFound, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, Promise, hold, units_for
@@ -194,7 +194,8 @@ def find_profile(
         assert result.best.config is not None
         h5py_mb_s = read_frames(Meter(drawn, frames, lossy.pixels), result.best.config).mb_s
         profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
-        profile = replace(profile, evidence={**profile.evidence, "goal": wanted.to_dict()})
+        containers = other_containers(result.best.config, drawn, lossy.pixels)
+        profile = replace(profile, evidence={**profile.evidence, "goal": wanted.to_dict(), "containers": containers})
         if place is not None:
             writer = {"target": readable(str(place.folder.resolve())), "workers": place.workers}
             profile = replace(profile, evidence={**profile.evidence, "writer": writer})
