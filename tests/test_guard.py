@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.encode import Encoder
 from tuner.apply.guard import EVERY, Verifier, Watch
 from tuner.apply.opening import open_writer
@@ -49,8 +50,8 @@ class Cheat(Encoder):
         self.cheat = cheat
         self.wrong = wrong
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
-        return super().encode(self.cheat(chunk) if self.wrong() else chunk)
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
+        return super().encode(self.cheat(chunk) if self.wrong() else chunk, out)
 
 
 class Nothing(Encoder):
@@ -133,21 +134,26 @@ def profile_of(config: Config, **facts: Any) -> Profile:
     return Profile("guard", Match("uint16"), config, replace(config, steps=()), **facts)
 
 
-#: A process in which c-blosc2 cheats from a chunk on, as a bug in it would: nothing else is replaced.
+#: A process in which c-blosc2 cheats or fails from a chunk on, as a bug in it would: nothing else is replaced.
 CHEATING = """
 import sys, logging
 import numpy as np
-from tuner.apply.codec import blosc2
+from tuner.apply.compressor import Compressor
 from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
-compress, calls = blosc2.compress2, [0]
-def cheating(chunk, **parameters):
-    if parameters["clevel"] == 0:
-        return compress(chunk, **parameters)
-    calls[0] += 1
-    return compress(np.zeros_like(chunk) if calls[0] > int(sys.argv[2]) else chunk, **parameters)
-blosc2.compress2 = cheating
+real, compress, calls = Compressor.__init__, Compressor.__call__, [0]
+def init(self, library, cparams):
+    self.honest = cparams["clevel"] == 0
+    real(self, library, cparams)
+def cheating(self, chunk, out):
+    calls[0] += not self.honest
+    if self.honest or calls[0] <= int(sys.argv[2]):
+        return compress(self, chunk, out)
+    if sys.argv[4] == "raises":
+        raise RuntimeError("the codec says no")
+    return 0 if sys.argv[4] == "fails" else compress(self, np.zeros_like(chunk), out)
+Compressor.__init__, Compressor.__call__ = init, cheating
 config = Config((2, 10, -1))
 frames = np.random.default_rng(0).integers(1, 60, (200, 20, 30), "uint16")
 with open_writer(sys.argv[1], Profile("t", Match("uint16"), config, config), frame_shape=(20, 30), dtype="uint16",
@@ -157,23 +163,37 @@ with open_writer(sys.argv[1], Profile("t", Match("uint16"), config, config), fra
 """
 
 
-@pytest.mark.parametrize(("after", "verify"), [(0, "sample"), (70, "sample"), (70, "all")])
-def test_a_codec_that_goes_wrong_is_found_counted_and_logged(tmp_path: Path, after: int, verify: str) -> None:
-    path = tmp_path / "a.h5"
-    command = [sys.executable, "-c", CHEATING, str(path), str(after), verify]
+def written_by(path: Path, after: int, verify: str, what: str) -> tuple[NDArray[Any], dict[str, Any], str]:
+    """Which frames are wrong in the file of a codec that goes wrong, its attributes, and the log."""
+    command = [sys.executable, "-c", CHEATING, str(path), str(after), verify, what]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "a chunk decodes to something else, written otherwise" in done.stderr
     assert done.stderr.count("\n") < 10  # not a line a chunk
     frames = np.random.default_rng(0).integers(1, 60, (200, 20, 30), "uint16")
     with h5py.File(path) as file:
         data = file["entry/data/data"]
-        replaced = data.attrs["tuner_replaced_frames"]
-        assert data.attrs["tuner_replaced_chunks"] > 0
-        wrong = (data[()] != frames).any((1, 2))
-        # All after the first that was seen is right, but for what was in flight.
-        assert not wrong[int(replaced[0, 0]) + 40 :].any()
-        assert verify == "sample" or not wrong.any()
-        assert after or not wrong[0]  # the first chunk of a thread is looked at
+        return (data[()] != frames).any((1, 2)), dict(data.attrs), done.stderr
+
+
+@pytest.mark.parametrize(("after", "verify"), [(0, "sample"), (70, "sample"), (70, "all")])
+def test_a_codec_that_goes_wrong_is_found_counted_and_logged(tmp_path: Path, after: int, verify: str) -> None:
+    wrong, attributes, log = written_by(tmp_path / "a.h5", after, verify, "cheats")
+    assert "a chunk decodes to something else, written otherwise" in log
+    assert attributes["tuner_replaced_chunks"] > 0
+    # All after the first that was seen is right, but for what was in flight.
+    assert not wrong[int(attributes["tuner_replaced_frames"][0, 0]) + 40 :].any()
+    assert verify == "sample" or not wrong.any()
+    assert after or not wrong[0]  # the first chunk of a thread is looked at
+
+
+@pytest.mark.parametrize("verify", ["off", "sample"])
+@pytest.mark.parametrize(("what", "why"), [("raises", "the codec says no"), ("fails", "c-blosc2 cannot compress")])
+def test_a_chunk_that_cannot_be_encoded_is_written_otherwise(tmp_path: Path, what: str, why: str, verify: str) -> None:
+    wrong, attributes, log = written_by(tmp_path / "a.h5", 70, verify, what)
+    assert not wrong.any()
+    assert attributes["tuner_replaced_chunks"] == 200 - 70  # of two frames each, in two tiles
+    assert sum(after - first for first, after in attributes["tuner_replaced_frames"]) in range(130, 133)
+    assert "a chunk cannot be encoded" in log
+    assert why in log
 
 
 def test_a_frame_that_breaks_a_limit_turns_sampling_into_verifying_all(

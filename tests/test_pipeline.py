@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.cut import corners
 from tuner.apply.encode import Encoder
 from tuner.apply.pipeline import Pipeline, depth_of
@@ -37,9 +38,9 @@ class Slow(Encoder):
     def __init__(self, chunk_shape: tuple[int, ...] = TILE) -> None:
         super().__init__(Blosc2(typesize=2), chunk_shape, np.dtype("uint16"))
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
         time.sleep(int(chunk.flat[0]) % 7 * 2e-4)
-        return super().encode(chunk)
+        return super().encode(chunk, out)
 
 
 class Failing(Encoder):
@@ -49,10 +50,10 @@ class Failing(Encoder):
         super().__init__(Blosc2(typesize=2), TILE, np.dtype("uint16"))
         self.value = value
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
         if chunk.flat[0] == self.value:
             raise MemoryError("one chunk too many")
-        return super().encode(chunk)
+        return super().encode(chunk, out)
 
 
 def frames(count: int, seed: int = 0) -> NDArray[np.uint16]:
@@ -75,7 +76,7 @@ def test_the_same_bytes_in_the_same_order_for_any_number_of_workers(
     written: list[list[tuple[tuple[int, ...], bytes]]] = []
     for threads in (1, workers):
         out: list[tuple[tuple[int, ...], bytes]] = []
-        pipeline = Pipeline(Slow(), lambda place, chunk, out=out: out.append((place, chunk)), threads)  # type: ignore[misc]
+        pipeline = Pipeline(Slow(), lambda place, chunk, out=out: out.append((place, bytes(chunk))), threads)  # type: ignore[misc]
         run(pipeline, frames(count, seed), preparation)
         pipeline.drain()
         pipeline.close()
@@ -88,7 +89,7 @@ def test_the_same_bytes_in_the_same_order_for_any_number_of_workers(
 def test_no_more_than_depth_chunks_are_in_flight(depth: int | None) -> None:
     put, written, most = 0, 0, 0
 
-    def write(place: tuple[int, ...], chunk: bytes) -> None:
+    def write(place: tuple[int, ...], chunk: Encoded) -> None:
         nonlocal written
         time.sleep(1e-4)
         written += 1
@@ -152,18 +153,19 @@ def test_an_error_is_raised_once_met_and_nothing_after_it_is_written(where: str,
                 raise MemoryError("one chunk too many")
             return ready
 
-    def write(place: tuple[int, ...], chunk: bytes) -> None:
+    def write(place: tuple[int, ...], chunk: Encoded) -> None:
         if where == "write" and place[0] == 9:
             raise MemoryError("one chunk too many")
         written.append(place[0])
 
-    def check(place: tuple[int, ...], chunk: NDArray[Any], frame: bytes) -> bytes:
+    def check(place: tuple[int, ...], chunk: NDArray[Any], frame: Encoded | Exception) -> Encoded:
         if where == "check" and place[0] == 9:
             raise MemoryError("one chunk too many")
+        assert not isinstance(frame, Exception)
         return frame
 
     encoder = Failing(9 if where == "encode" else 99)
-    pipeline = Pipeline(encoder, write, workers, check)
+    pipeline = Pipeline(encoder, write, workers, check if where == "check" else None)
     raised: list[BaseException] = []
 
     def work() -> None:
@@ -186,7 +188,7 @@ def test_closing_drops_what_waits_and_leaves_no_thread() -> None:
     before = threading.active_count()
     written: list[tuple[int, ...]] = []
 
-    def write(place: tuple[int, ...], chunk: bytes) -> None:
+    def write(place: tuple[int, ...], chunk: Encoded) -> None:
         going.wait(20)
         written.append(place)
 
@@ -212,11 +214,11 @@ from tuner.profile import Match, Profile
 real = Encoder.encode
 forgotten, collected = threading.Event(), threading.Event()
 
-def encode(self, chunk):
+def encode(self, chunk, out=None):
     forgotten.wait()
     gc.collect()
     collected.set()
-    return real(self, chunk)
+    return real(self, chunk, out)
 
 config = Config()
 writer = open_writer(sys.argv[1], Profile("test", Match("uint16"), config, config), frame_shape=(8, 6), dtype="uint16",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.codec import blosc2
+from tuner.apply.compressor import Compressor, library
 from tuner.config import CODECS, FILTERS, PLUGINS, SPLITMODES, Blosc2
 from tuner.container import BLOSC2
 from tuner.errors import CodecError, InputError
@@ -22,6 +25,9 @@ _HEADER_NBYTES = 97
 _FRAME_LENGTH = 16
 _CHUNK_LENGTH = 39
 _INT64 = struct.Struct(">q")
+
+#: What an encoded chunk, with a checksum behind it, is longer at most than its pixels, where encoding is given memory.
+ROOM_NBYTES = 512
 
 
 def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
@@ -92,6 +98,7 @@ class Encoder:
         (length,) = _INT64.unpack_from(frame, _CHUNK_LENGTH)
         self._header = frame[:_HEADER_NBYTES]
         self._trailer = frame[_HEADER_NBYTES + length :]
+        self._thread = threading.local()
 
     @property
     def filter_values(self) -> tuple[int, ...]:
@@ -106,15 +113,18 @@ class Encoder:
             raise CodecError(f"{self.config}: c-blosc2 cannot compress: {error}") from None
         return compressed
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
-        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`."""
-        compressed = self.compress(chunk)
-        header = bytearray(self._header)
-        _INT64.pack_into(header, _FRAME_LENGTH, len(header) + len(compressed) + len(self._trailer))
-        _INT64.pack_into(header, _CHUNK_LENGTH, len(compressed))
-        return b"".join((header, compressed, self._trailer))
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
+        """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`.
 
-    def decode(self, frame: bytes | memoryview, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        It is the beginning of `out`, where that is given: memory for the chunk and `ROOM_NBYTES` more.
+        """
+        if out is not None:
+            return self._encode_into(out, chunk)
+        if not hasattr(self._thread, "out"):
+            self._thread.out = np.empty(self.nbytes + ROOM_NBYTES, np.uint8)
+        return bytes(self._encode_into(self._thread.out, chunk))
+
+    def decode(self, frame: Encoded, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The chunk that `encode` made a frame of, into `out` if given.
 
         Raises
@@ -135,9 +145,9 @@ class Encoder:
         """`encode`, and the seconds that it took."""
         start = time.perf_counter()
         frame = self.encode(chunk)
-        return frame, time.perf_counter() - start
+        return bytes(frame), time.perf_counter() - start
 
-    def timed_decode(self, frame: bytes, out: NDArray[Any]) -> float:
+    def timed_decode(self, frame: Encoded, out: NDArray[Any]) -> float:
         """`decode` into `out`; the seconds that it took."""
         start = time.perf_counter()
         self.decode(frame, out)
@@ -145,3 +155,26 @@ class Encoder:
 
     def close(self) -> None:
         """Nothing to let go of; the encoder of a plug-in has a process."""
+
+    def _encode_into(self, out: NDArray[np.uint8], chunk: NDArray[Any]) -> memoryview:
+        length = self._compress_into(out[_HEADER_NBYTES:], chunk)
+        end = _HEADER_NBYTES + length + len(self._trailer)
+        frame = out.data[:end]
+        frame[:_HEADER_NBYTES] = self._header
+        frame[_HEADER_NBYTES + length :] = self._trailer
+        _INT64.pack_into(frame, _FRAME_LENGTH, end)
+        _INT64.pack_into(frame, _CHUNK_LENGTH, length)
+        return frame
+
+    def _compress_into(self, out: NDArray[np.uint8], chunk: NDArray[Any]) -> int:
+        c_blosc2 = library()
+        if c_blosc2 is None:
+            compressed = self.compress(chunk)
+            out[: len(compressed)] = np.frombuffer(compressed, np.uint8)
+            return len(compressed)
+        if not hasattr(self._thread, "compressor"):
+            self._thread.compressor = Compressor(c_blosc2, self._cparams)
+        length: int = self._thread.compressor(chunk, out)
+        if length <= 0:
+            raise CodecError(f"{self.config}: c-blosc2 cannot compress: error {length}")
+        return length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.runs import Runs
 from tuner.errors import CodecError, InputError
@@ -61,6 +63,8 @@ class Watch:
 class Verifier:
     """Decodes frames that were encoded; where one does not return its chunk, bit for bit, makes another one.
 
+    It does so, too, where a chunk cannot be encoded at all.
+
     Safe to share between threads.
 
     Parameters
@@ -81,27 +85,32 @@ class Verifier:
         self._lock = threading.Lock()
         self._decoded = threading.local()
 
-    def __call__(self, place: tuple[int, ...], chunk: NDArray[Any], frame: bytes) -> bytes:
-        """The frame to be written for the chunk at a place.
+    def __call__(self, place: tuple[int, ...], chunk: NDArray[Any], frame: Encoded | Exception) -> Encoded:
+        """The frame to be written for the chunk at a place, of which there is one, or the reason why there is none.
 
         Raises
         ------
         CodecError
             Where no encoder makes a frame that returns the chunk.
         """
-        if not self.watch.due() or self._returns(self._encoder, frame, chunk):
+        if isinstance(frame, Exception):
+            what = f"a chunk cannot be encoded, {frame or type(frame).__name__}"
+        elif not self.watch.due() or self._returns(self._encoder, frame, chunk):
             return frame
+        else:
+            what = "a chunk decodes to something else"
         first, stop = place[0], place[0] + len(chunk)
         with self._lock:
             self.replaced.add(first, stop)
-        self.watch.report(f"frames {first} to {stop - 1}: a chunk decodes to something else, written otherwise")
+        self.watch.report(f"frames {first} to {stop - 1}: {what}, written otherwise")
         for encoder in self._instead:
-            frame = encoder.encode(chunk)
-            if self._returns(encoder, frame, chunk):
-                return frame
+            with contextlib.suppress(Exception):
+                frame = encoder.encode(chunk)
+                if self._returns(encoder, frame, chunk):
+                    return frame
         raise CodecError(f"frames {first} to {stop - 1}: no codec returns them as they are")
 
-    def _returns(self, encoder: ChunkEncoder, frame: bytes, chunk: NDArray[Any]) -> bool:
+    def _returns(self, encoder: ChunkEncoder, frame: Encoded, chunk: NDArray[Any]) -> bool:
         out = getattr(self._decoded, "chunk", None)
         if out is None:
             out = self._decoded.chunk = np.empty(chunk.shape, chunk.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.scan_file import Layout, Notes, ScanFile, annotate, sync_folder
 from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
@@ -24,7 +25,7 @@ class Output(Protocol):
         """Make room for so many frames."""
         ...
 
-    def write(self, place: tuple[int, ...], chunk: bytes) -> None:
+    def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write one chunk at its first index in the whole scan."""
         ...
 
@@ -83,7 +84,7 @@ class SingleFile:
         """Make room for so many frames."""
         self._file.extend(frames)
 
-    def write(self, place: tuple[int, ...], chunk: bytes) -> None:
+    def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write one chunk."""
         self._file.write(place, chunk)
 

@@ -9,17 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.checksum import with_checksum
+from tuner.apply.checksum import Encoded, with_checksum
 from tuner.apply.cut import chunk_at
+from tuner.apply.encode import ROOM_NBYTES
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.prepare import Batch
 
 Corner = tuple[int, ...]
 
-#: Sees the place of a chunk, the chunk and its frame in the thread that encoded it; returns the frame to be written.
-Check = Callable[[Corner, NDArray[Any], bytes], bytes]
+#: Sees the place of a chunk, the chunk, and its frame or why there is none, in the thread that encoded it; returns the
+#: frame to be written.
+Check = Callable[[Corner, NDArray[Any], Encoded | Exception], Encoded]
 
 
 def default_workers() -> int:
@@ -47,8 +50,10 @@ class _Chunk:
     row: _Row
     corner: Corner
     encoder: ChunkEncoder
-    frame: bytes | None = None
+    frame: Encoded | None = None
     """What is written; None until it is encoded."""
+    memory: NDArray[np.uint8] | None = None
+    """What the frame may lie in."""
     error: BaseException | None = None
     """Why it cannot be encoded."""
 
@@ -75,7 +80,7 @@ class Pipeline:
     encoder : ChunkEncoder
         Closed with the pipeline.
     write : callable
-        Takes the place of a chunk and its bytes.
+        Takes the place of a chunk and its bytes, which it must not keep: their memory is used again.
     workers : int
         Threads that prepare and encode.
     check : callable, optional
@@ -86,7 +91,7 @@ class Pipeline:
     def __init__(
         self,
         encoder: ChunkEncoder,
-        write: Callable[[Corner, bytes], None],
+        write: Callable[[Corner, Encoded], None],
         workers: int,
         check: Check | None = None,
         depth: int | None = None,
@@ -98,6 +103,7 @@ class Pipeline:
         self._pending: deque[_Chunk] = deque()  # in the order of writing
         self._todo: deque[_Row | _Chunk] = deque()  # the oldest first
         self._row: _Row | None = None
+        self._memory: list[NDArray[np.uint8]] = []  # of frames that are written, for others
         self._encoded = 0
         self._error: BaseException | None = None
         self._closed = False
@@ -187,6 +193,8 @@ class Pipeline:
                 if self._closed:
                     return
                 task = self._todo.popleft()
+                if isinstance(task, _Chunk) and self._memory:
+                    task.memory = self._memory.pop()
             if isinstance(task, _Row):
                 self._prepare(task)
             else:
@@ -215,16 +223,25 @@ class Pipeline:
             self._work.notify(len(chunks))
 
     def _encode(self, chunk: _Chunk) -> None:
+        frame: Encoded = b""
+        error: BaseException | None = None
         try:
             pixels = chunk_at(chunk.row.batch.prepared(), chunk.corner, chunk.encoder.chunk_shape)
-            frame = chunk.encoder.encode(pixels)
+            if chunk.memory is None:
+                chunk.memory = np.empty(pixels.nbytes + ROOM_NBYTES, np.uint8)
+            try:
+                frame = chunk.encoder.encode(pixels, chunk.memory)
+                failure = None
+            except Exception as raised:
+                failure = raised
             if self._check is not None:
-                frame = self._check(chunk.place, pixels, frame)
+                frame = self._check(chunk.place, pixels, failure or frame)
+            elif failure is not None:
+                raise failure
             if chunk.encoder.container.checked:
                 frame = with_checksum(frame)
-            error = None
         except BaseException as raised:
-            frame, error = b"", raised
+            error = raised
         with self._head:
             chunk.frame, chunk.error = frame, error
             if not self._closed and self._error is None:
@@ -257,6 +274,8 @@ class Pipeline:
                     # Let go of only now that it is written: its frames may be overwritten.
                     self._pending.popleft()
                     self._encoded -= 1
+                    if chunk.memory is not None:
+                        self._memory.append(chunk.memory)
                     self._room.notify()
             del chunk
 

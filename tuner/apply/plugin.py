@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.bitshuffle import BitshuffleEncoder
+from tuner.apply.checksum import Encoded
 from tuner.apply.child import PluginChild, frame_codec, probe
 from tuner.apply.encode import Encoder, filter_values
 from tuner.config import PLUGINS, Blosc2, Config
@@ -30,11 +31,14 @@ class ChunkEncoder(Protocol):
         """What the HDF5 filter is declared with."""
         ...
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
-        """The bytes that stand for a C-contiguous array of `chunk_shape` and `dtype`."""
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
+        """The bytes that stand for a C-contiguous array of `chunk_shape` and `dtype`.
+
+        They may be the beginning of `out`, where that is given: memory for the chunk and `ROOM_NBYTES` more.
+        """
         ...
 
-    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def decode(self, frame: Encoded, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The chunk that `encode` made a frame of, into `out` if given."""
         ...
 
@@ -123,7 +127,7 @@ class PluginEncoder:
         """What the HDF5 filter is declared with."""
         return filter_values(self.config.blosc2, math.prod(self.chunk_shape) * self.dtype.itemsize)
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> bytes:
         """The Blosc2 frame of an array of `chunk_shape` and `dtype`.
 
         Raises
@@ -133,7 +137,7 @@ class PluginEncoder:
         """
         return self.timed_encode(chunk)[0]
 
-    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def decode(self, frame: Encoded, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The chunk that a frame holds, into `out` if given. That it is the one encoded is for the caller to compare.
 
         Raises
@@ -142,7 +146,7 @@ class PluginEncoder:
             Where the frame does not decode to `chunk_shape` and `dtype`, the plug-in crashes, or exceeds a limit.
         """
         out = np.empty(self.chunk_shape, self.dtype) if out is None else out
-        self.timed_decode(frame, out)
+        self.timed_decode(bytes(frame), out)
         return out
 
     def timed_encode(self, chunk: NDArray[Any]) -> tuple[bytes, float]:
@@ -182,7 +186,7 @@ class FallbackEncoder:
         """What the HDF5 filter is declared with: the plug-in."""
         return self._plugin.filter_values
 
-    def encode(self, chunk: NDArray[Any]) -> bytes:
+    def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> Encoded:
         """The Blosc2 frame of a C-contiguous array of `chunk_shape` and `dtype`; a plug-in's is decoded and compared.
 
         Raises
@@ -198,9 +202,9 @@ class FallbackEncoder:
             pass
         with self._lock:
             self.fallbacks += 1
-        return self._fallback.encode(chunk)
+        return self._fallback.encode(chunk, out)
 
-    def decode(self, frame: bytes, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def decode(self, frame: Encoded, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The chunk that `encode` made a frame of, into `out` if given.
 
         Raises
@@ -208,7 +212,7 @@ class FallbackEncoder:
         CodecError
             Where the bytes do not decode.
         """
-        encoder = self._plugin if frame_codec(frame) in PLUGINS else self._fallback
+        encoder = self._plugin if frame_codec(bytes(frame)) in PLUGINS else self._fallback
         return encoder.decode(frame, out)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.cut import corners
 from tuner.apply.master import Piece, data_files, image_numbers, part_name, write_master
 from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
@@ -59,15 +60,15 @@ class RollingFiles:
         self._chunks = len(list(corners((frames, *layout.frame_shape), layout.encoder.chunk_shape)))
         self._parts: dict[int, _Part] = {}
         self._pieces: dict[int, Piece] = {}
-        self._joined = 0
         self._begun = 0
+        self._joined = 0
         self._extent = 0
         self._notes: Notes = {}
         for _, old in list(data_files(path)):
             check_target(old, overwrite)
-        self._replace_master(overwrite)
         with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             layout.create(file)  # what no data file can hold is refused before there is one
+        self._replace_master(overwrite)
         for _, old in list(data_files(path)):
             old.unlink()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
@@ -81,7 +82,7 @@ class RollingFiles:
         """Note how many frames there are."""
         self._extent = max(self._extent, frames)
 
-    def write(self, place: Corner, chunk: bytes) -> None:
+    def write(self, place: Corner, chunk: Encoded) -> None:
         """Write one chunk into its data file, which is finished once all its chunks are written."""
         number, first = divmod(place[0], self._frames)
         part = self._parts.get(number)
@@ -147,7 +148,6 @@ class RollingFiles:
         start = number * self._frames
         return Piece(start, min(self._frames, self._extent - start), part_name(self._path, number + 1))
 
-    def _finish(self, number: int) -> None:
     def _begin(self, number: int) -> _Part:
         for old in sorted(n for n in self._parts if n < number - 1):
             self._finish(old)
@@ -156,6 +156,7 @@ class RollingFiles:
         self._begun = max(self._begun, number + 1)
         return part
 
+    def _finish(self, number: int) -> None:
         self._wait()
         part, piece = self._parts[number], self._piece(number)
         part.extend(piece.frames)

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.checksum import Encoded
 from tuner.apply.dataset import create_dataset, stamp
-from tuner.apply.nexus import add_detector, data_group
 from tuner.apply.fields import add_fields
+from tuner.apply.nexus import add_detector, data_group
 from tuner.apply.plugin import ChunkEncoder
 from tuner.profile import Profile
 from tuner.stack import convention
@@ -41,11 +42,11 @@ class Layout:
     encoder: ChunkEncoder
     profile: Profile
     mask: NDArray[np.bool_] | None
-
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What else is said, by path."""
     eiger: bool = False
     """Whether the master joins data files as Dectris does."""
+
     @property
     def name(self) -> str:
         """The dataset's name in its group."""
@@ -70,8 +71,8 @@ class Layout:
         dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
         stamp(dataset, self.profile, self.encoder.container)
         add_detector(file, self.dataset, self.mask)
-
         add_fields(file, self.fields)
+
 
 class ScanFile:
     """A file that is being written; other processes may open it, what they see is the last `flush`.
@@ -109,7 +110,7 @@ class ScanFile:
         """Make the dataset hold so many frames."""
         self._dataset.id.set_extent((frames, *self._frame_shape))
 
-    def write(self, place: tuple[int, ...], chunk: bytes) -> None:
+    def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write one chunk; a failed one leaves the file as long as it was."""
         size = os.fstat(self._descriptor).st_size
         try:
