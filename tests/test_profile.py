@@ -29,6 +29,7 @@ from tuner.errors import InputError
 from tuner.evaluation import read_log
 from tuner.noise import Noise
 from tuner.profile import EvidenceVoidWarning, Invalid, Match, Profile, Readers, load_profile
+from tuner.steps.reductions import Bin, Crop, Scale, Sum
 
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
@@ -67,6 +68,7 @@ profiles = st.builds(
     ),
     config=configs,
     fallback=configs,
+    reduce=st.sampled_from([(), (Bin(2),), (Sum(4), Bin(3), Crop(0, 1, 5, 6), Scale("uint16", 0.5, -3.0))]),
     invalid=st.builds(Invalid, st.lists(st.integers(-(2**63), 2**64 - 1), max_size=3).map(tuple), st.none() | texts),
     noise=st.none() | st.builds(Noise, positive, finite, positive, texts),
     envelope=st.dictionaries(keys, st.tuples(finite, finite).map(lambda ends: (min(ends), max(ends))), max_size=3),
@@ -395,6 +397,8 @@ def test_the_json_schema_accepts_what_is_written(profile: Profile) -> None:
         ("match.frame_shape", []),
         ("match.frame_shape", [1, 2, 3]),
         ("match.frame_shape", [5, 0]),
+        ("reduce", [{"step": "bin"}]),
+        ("reduce", [{"step": "bin", "n": 1}]),
         ("config", None),
         ("config.steps", [{"step": "uniform"}]),
         ("config.chunks", [1]),

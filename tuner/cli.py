@@ -161,6 +161,7 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=_path, metavar="PROFILE", required=True, help="the profile to write")
     _add_source(command)
     command.add_argument("--space", default="portable", metavar="NAME|FILE", help="what to search (default portable)")
+    command.add_argument("--reduce", metavar="R", help="first bin, sum, crop or scale frames: bin=2,sum=4")
     command.add_argument("--goal", metavar="NAME|FILE", help="what is better and allowed (default balanced)")
     command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
@@ -317,7 +318,7 @@ def _search(options: argparse.Namespace) -> int:
     _check_output(options.output, options.files)
     try:
         from tuner.measure.baseline import TEXTS
-        from tuner.report.terminal import SearchProgress, print_result
+        from tuner.report.terminal import SearchProgress, format_reduction, print_result
         from tuner.search.find import PREDICT_BUDGET, find_profile
     except ImportError as error:
         if (error.name or "tuner").startswith("tuner"):
@@ -329,6 +330,7 @@ def _search(options: argparse.Namespace) -> int:
             dataset=options.dataset,
             axes=_axes(options),
             space=options.space,
+            reduce=options.reduce,
             goal=options.goal,
             maximize=options.maximize,
             require=options.require,
@@ -354,6 +356,8 @@ def _search(options: argparse.Namespace) -> int:
         _print_json({"path": options.output, "log": str(found.log), "profile": found.profile.to_dict(), "front": front})
     elif not options.quiet:
         print_result(found.result, TEXTS)
+        if found.profile.reduce:
+            print(format_reduction(found.profile))
         print(f"{options.output}: profile {found.profile.name}; every evaluation is in {found.log}")
     if found.result.stopped == "interrupted":
         _say("tuner: interrupted; the profile holds the best so far")
@@ -406,7 +410,7 @@ def _applied(done: Mapping[str, Any]) -> str:
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
         f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
         f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
-        f"{_besides(file)}"
+        f"{_besides(file)}{_reduced(file)}"
         for file in done["files"]
     )
 
@@ -441,23 +445,32 @@ def _verify(options: argparse.Namespace) -> None:
         options,
         verified,
         f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back {kept};"
-        f" ratio {verified['ratio']:.2f}{requirements}",
+        f" ratio {verified['ratio']:.2f}{_reduced(verified)}{requirements}",
     )
+
+
+def _reduced(done: Mapping[str, Any]) -> str:
+    """What a reduction adds to a ratio."""
+    times, ratio = done["reduction"], done["ratio"] or math.inf
+    return "" if times == 1 else f", of frames reduced {times:.2f} times: {times * ratio:.2f} in all"
 
 
 def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
     from tuner.apply.foreign import verify_written
     from tuner.apply.prepare import Preparation
+    from tuner.steps.reduced import reduced
 
     verified = []
     with _opened(options, options.against) as stacks:
         if (originals := len(stacks)) != (files := len(options.files)):
             raise InputError(f"--against must name one original for each file, got {originals} for {files}")
-        for stack, written in zip(stacks, options.files, strict=True):
+        for original, written in zip(stacks, options.files, strict=True):
+            stack = reduced(original, profile.reduce)
             profile.match.check(stack.dtype, stack.frame_shape, stack.name)
             preparation = Preparation.of_stack(profile, stack)
             verified.append({"path": written, **verify_written(stack, written, preparation=preparation)})
     made = " as the profile's steps made them" if profile.config.steps else ""
+    made += " of the originals as reduced" if profile.reduce else ""
     reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
     _answer(
         options,

@@ -33,6 +33,8 @@ from tuner.goal import Constraint, Goal
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import check_steps
+from tuner.steps.reduced import reductions_from, reductions_to
+from tuner.steps.reductions import Reduction
 
 #: The profile's version; older ones are read for ever, newer ones refused.
 SCHEMA = 1
@@ -59,7 +61,7 @@ class EvidenceVoidWarning(TunerWarning):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The frames that a profile is for."""
+    """The frames that a profile is for, as its reductions make them."""
 
     dtype: str
     """Name of the pixels' dtype, in native byte order."""
@@ -140,6 +142,8 @@ class Profile:
     """Quantiles of the traits of the data that it was measured on: trait to (low, high)."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Goal, metrics with spread, baselines, sample, digest of the data, machine, versions, date."""
+    reduce: tuple[Reduction, ...] = ()
+    """What makes fewer pixels or frames of what the detector gives; all else is of what comes of them."""
 
     @property
     def readers(self) -> Readers:
@@ -187,6 +191,7 @@ class Profile:
                 "axes": list(self.match.axes),
                 "frame_shape": None if frame_shape is None else list(frame_shape),
             },
+            "reduce": reductions_to(self.reduce),
             "config": self.config.to_dict(),
             "invalid": {**asdict(self.invalid), "values": list(self.invalid.values)},
             "noise": None if noise is None else asdict(noise),
@@ -218,6 +223,7 @@ class Profile:
             fallback=_config(document["fallback"], join(place, "fallback"), match, noise)
             if "fallback" in document
             else replace(config, steps=()),
+            reduce=reductions_from(document.get("reduce", []), join(place, "reduce")),
             invalid=_invalid(document.get("invalid", {}), join(place, "invalid")),
             noise=noise,
             envelope={name: check_bounds(v, join(place, f"envelope.{name}")) for name, v in envelope.items()},
@@ -277,6 +283,7 @@ _KEYS = (
     "schema",
     "name",
     "match",
+    "reduce",
     "config",
     "invalid",
     "noise",

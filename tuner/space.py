@@ -28,6 +28,8 @@ from tuner.document import (
 )
 from tuner.errors import InputError
 from tuner.steps import Step, defaults, step_kind, step_to_dict
+from tuner.steps.reduced import reductions_from
+from tuner.steps.reductions import Reduction
 
 #: The version of a space's document.
 SCHEMA = 1
@@ -88,10 +90,12 @@ class Space:
     """How tables call it."""
     tree: Mapping[str, Any]
     """Keys of `Config`; a value may be a `Choose`, a `Range`, a mapping of such, or given."""
+    reduce: tuple[Reduction, ...] = ()
+    """What is done to all frames before anything is searched for."""
 
     @classmethod
     def from_dict(cls, document: Any, place: str = "", name: str = "") -> Space:
-        """Read a space's document: `Config`'s keys, beside an optional `schema` and `name`.
+        """Read a space's document: `Config`'s keys, beside an optional `schema`, `name` and `reduce`.
 
         Every alternative is allowed on its own; those that are not allowed together are found when they are chosen.
 
@@ -107,7 +111,7 @@ class Space:
         InputError
             With the place in the document.
         """
-        check_mapping(document, place, ("schema", "name", "steps", "chunks", "blosc2"))
+        check_mapping(document, place, ("schema", "name", "reduce", "steps", "chunks", "blosc2"))
         check_schema(document, place, SCHEMA)
         name = check_str(document.get("name", name), join(place, "name"))
         tree: dict[str, Any] = {}
@@ -117,7 +121,7 @@ class Space:
             tree["chunks"] = _parse_leaf(document["chunks"], join(place, "chunks"), _check_chunks)
         if "blosc2" in document:
             tree["blosc2"] = _parse_branch(document["blosc2"], join(place, "blosc2"))
-        return cls(name, tree)
+        return cls(name, tree, reductions_from(document.get("reduce", []), join(place, "reduce")))
 
     def bind(self, frame_shape: tuple[int, ...], dtype: np.dtype[Any], frames: int) -> Space:
         """The same space for frames of one shape and dtype: sizes become numbers of frames, what coincides is merged.

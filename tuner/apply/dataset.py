@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
 from tuner.container import Container
 from tuner.profile import Profile
+from tuner.steps.reduced import reductions_to
 
 
 def create_dataset(
@@ -56,6 +57,8 @@ def stamp(dataset: h5py.Dataset, profile: Profile, container: Container) -> None
     dataset.attrs["tuner_config"] = json.dumps(profile.config.to_dict())
     dataset.attrs["tuner_container"] = container.name
     dataset.attrs["tuner_version"] = version("tuner")
+    if profile.reduce:
+        dataset.attrs["tuner_reduce"] = json.dumps(reductions_to(profile.reduce))
     if profile.config.steps:
         dataset.attrs["tuner_steps"] = json.dumps(profile.config.to_dict()["steps"])
         dataset.attrs["tuner_noise"] = json.dumps(None if profile.noise is None else asdict(profile.noise))
@@ -69,9 +72,9 @@ def stamp_kept(dataset: h5py.Dataset, kept: NDArray[np.bool_]) -> None:
 
 
 def stamped_steps(dataset: h5py.Dataset) -> str:
-    """The steps that a dataset was written with, as JSON; empty where every pixel is as it was."""
-    stamped = dataset.attrs.get("tuner_steps", "")
-    return stamped if isinstance(stamped, str) else ""
+    """The reductions and steps that a dataset was written with, as JSON; empty where every pixel is as it was."""
+    stamped = [dataset.attrs.get(f"tuner_{what}", "") for what in ("reduce", "steps")]
+    return ", ".join(text for text in stamped if isinstance(text, str) and text)
 
 
 def stamp_fallbacks(dataset: h5py.Dataset, encoder: ChunkEncoder) -> None:

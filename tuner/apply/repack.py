@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from tuner.apply.cut import corners, slabs
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
+from tuner.apply.metadata import Metadata, note, reduced_fill
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import open_encoder
@@ -23,11 +25,12 @@ from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
 from tuner.container import CONTAINERS, Container
-from tuner.errors import InputError, TunerError
+from tuner.errors import InputError, TunerError, TunerWarning
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
 from tuner.read.storage import open_file, physical
 from tuner.stack import Kind, Stack
+from tuner.steps.reduced import Reduced, reduced, times_smaller
 
 
 def repack(
@@ -72,7 +75,8 @@ def repack(
     -------
     dict
         `files`: for each, source, destination, dataset, shape, nbytes, stored_nbytes, ratio, seconds; ratio_of_data, of
-        the chunks that hold data frames alone, and other_frames, how many are no data: flats, darks and the like.
+        the chunks that hold data frames alone, and other_frames, how many are no data: flats, darks and the like;
+        reduction, how many times smaller the profile's reductions made frames before; all else is of what they made.
 
     Raises
     ------
@@ -86,13 +90,14 @@ def repack(
     targets = _targets(stacks, source_paths, Path(destination))
     plans = []
     for stack, target in zip(stacks, targets, strict=True):
-        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+        view = reduced(stack, profile.reduce)
+        profile.match.check(view.dtype, view.frame_shape, stack.name)
         if target.exists() and any(path.exists() and target.samefile(path) for path in _inputs(stack, source_paths)):
             raise InputError(f"{target}: is an input; it must be another file")
         check_target(target, overwrite)
-        if profile.config.steps and not again:
+        if (profile.reduce or profile.config.steps) and not again:
             _check_untouched(stack)
-        plans.append(_Plan(profile, stack, CONTAINERS[container]))
+        plans.append(_Plan(profile, stack, view, CONTAINERS[container]))
     place = check_dataset_path(dataset or "/entry/data/data")
     files = [
         _write(plan, target, place, overwrite, workers or default_workers())
@@ -140,8 +145,9 @@ def _check_untouched(stack: Stack) -> None:
 class _Plan:
     """How one stack is stored: its configuration with nothing left open, and the chunks of its dataset."""
 
-    def __init__(self, profile: Profile, stack: Stack, container: Container) -> None:
+    def __init__(self, profile: Profile, original: Stack, stack: Stack, container: Container) -> None:
         self.profile = profile
+        self.original = original
         self.stack = stack
         self.preparation = Preparation.of_stack(profile, stack)
         config = profile.config.resolve(stack.frame_shape, stack.dtype)
@@ -184,11 +190,11 @@ class _Plan:
 
 def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int) -> dict[str, Any]:
     start = time.perf_counter()
-    stack = plan.stack
+    stack, source = plan.stack, plan.original.source
     temporary = temporary_name(target)
     try:
-        if isinstance(stack.source, Hdf5Source):
-            written = _copy(plan, stack.source, temporary, workers)
+        if isinstance(source, Hdf5Source):
+            written = _copy(plan, source, temporary, workers)
         else:
             written = _fresh(plan, temporary, place, workers)
         publish(temporary, target, overwrite)
@@ -207,6 +213,7 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
         "stored_nbytes": written.nbytes,
         "ratio": stack.nbytes / written.nbytes if written.nbytes else None,
         "ratio_of_data": written.ratio_of_data,
+        "reduction": times_smaller([plan.original], [stack]),
         "other_frames": 0 if stack.kinds is None else int(np.count_nonzero(stack.kinds != Kind.DATA)),
         "seconds": time.perf_counter() - start,
     }
@@ -247,25 +254,31 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
     joined = len(source.datasets) > 1
     made: list[h5py.Dataset] = []
 
+    reduction = isinstance(stack.source, Reduced)
+
     def make(group: h5py.Group, name: str, original: h5py.Dataset) -> h5py.Dataset:
         if joined:
             name = "data"
             group.attrs["signal"] = name
-        real = not joined and not original.is_virtual
+        real = not joined and not original.is_virtual and not reduction
         defined = original.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
-        made.append(
-            plan.create(
-                group,
-                name,
-                original.maxshape if real else stack.shape,
-                original.fillvalue if real and defined else None,
-            )
-        )
-        return made[0]
+        fill = original.fillvalue if real and defined else reduced_fill(stack) if reduction else None
+        new = plan.create(group, name, original.maxshape if real else stack.shape, fill)
+        if (joined or reduction) and "image_nr_low" in original.attrs:
+            new.attrs["image_nr_low"] = original.attrs["image_nr_low"]
+            new.attrs["image_nr_high"] = original.attrs["image_nr_low"] + np.int32(len(stack) - 1)
+        made.append(new)
+        return new
 
     with open_file(source.path) as original, _new_file(temporary, like=original) as file:
-        copy_tree(original, file, source.datasets, make)
+        metadata = Metadata(original, stack) if reduction else None
+        copy_tree(original, file, source.datasets, make, None if metadata is None else metadata.rewrite)
         plan.fill(made[0], workers)
+        if metadata is not None:
+            note(made[0], stack)
+            if metadata.left:
+                text = f"{stack.name}: not reduced, as what they mean is not known: {', '.join(metadata.left)}"
+                warnings.warn(text, TunerWarning, stacklevel=2)
         return _Written.of(made[0], stack)
 
 
@@ -289,4 +302,6 @@ def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
             group.attrs["axes"] = list(stack.axes)
         add_detector(file, place, stack.mask, saturation_value=stack.saturation, underload_value=stack.underload)
         plan.fill(dataset, workers)
+        if isinstance(stack.source, Reduced):
+            note(dataset, stack)
         return _Written.of(dataset, stack)

@@ -10,13 +10,18 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tuner.read.links import peek
+
 Make = Callable[[h5py.Group, str, h5py.Dataset], h5py.Dataset]
+Rewrite = Callable[[h5py.Group, str, h5py.Dataset], h5py.Dataset | None]
 
 # Attributes that hold the references between a dataset and its scales, which H5DSattach_scale writes.
 _SCALE_LINKS = ("DIMENSION_LIST", "REFERENCE_LIST")
 
 
-def copy_tree(source: h5py.File, destination: h5py.File, stack: tuple[str, ...], make: Make) -> None:
+def copy_tree(
+    source: h5py.File, destination: h5py.File, stack: tuple[str, ...], make: Make, rewrite: Rewrite | None = None
+) -> None:
     """Copy groups, attributes, links and datasets; datasets chunk by chunk as they are stored.
 
     Parameters
@@ -29,18 +34,29 @@ def copy_tree(source: h5py.File, destination: h5py.File, stack: tuple[str, ...],
         ``make(group, name, original)`` creates the dataset that takes the place of the first of them, wherever hard
         links lead to it; the others are dropped. It gets the original's attributes and dimension scales, but keeps the
         attributes that `make` set on it or on its group.
+    rewrite : callable, optional
+        ``rewrite(group, name, original)`` likewise creates what becomes of any other dataset, also where an external
+        link leads to it; None where it stays as it is.
     """
-    _Copy(source, destination, stack, make).run()
+    _Copy(source, destination, stack, make, rewrite).run()
 
 
 class _Copy:
     """One copy under way: what of the source became what of the destination."""
 
-    def __init__(self, source: h5py.File, destination: h5py.File, stack: tuple[str, ...], make: Make) -> None:
+    def __init__(
+        self,
+        source: h5py.File,
+        destination: h5py.File,
+        stack: tuple[str, ...],
+        make: Make,
+        rewrite: Rewrite | None,
+    ) -> None:
         self.source = source
         self.destination = destination
         self.paths = stack
         self.make = make
+        self.rewrite = rewrite
         # Held open, as an object's identity lasts as long as its file is open.
         self.stack = [source[path] for path in stack]
         self.left_out = {_identity(node) for node in self.stack}
@@ -71,6 +87,11 @@ class _Copy:
             if isinstance(link, h5py.SoftLink):
                 copy[name] = h5py.SoftLink(link.path)
             elif isinstance(link, h5py.ExternalLink) and not self._leads_to_stack(place):
+                if self.rewrite is not None and isinstance(node := peek(group, name), h5py.Dataset):
+                    new = self._rewritten(node, copy, name)
+                    if new is not None:
+                        self._add(node, new)
+                        continue
                 copy[name] = h5py.ExternalLink(self._relative(link.filename), link.path)
             else:
                 self._member(group, copy, name, place)
@@ -88,6 +109,8 @@ class _Copy:
             new = self.make(copy, name, node)
         elif isinstance(node, h5py.Group):
             new = h5py.Group(h5py.h5g.create(copy.id, name.encode(), gcpl=_like(node)))
+        elif (rewritten := self._rewritten(node, copy, name)) is not None:
+            new = rewritten
         elif isinstance(node, h5py.Dataset) and node.is_virtual and self.moved:
             new = self._virtual(node, copy, name)
         else:
@@ -98,6 +121,9 @@ class _Copy:
         self._add(node, new)
         if isinstance(node, h5py.Group):
             self._members(node, new, place)
+
+    def _rewritten(self, node: h5py.HLObject, copy: h5py.Group, name: str) -> h5py.Dataset | None:
+        return self.rewrite(copy, name, node) if self.rewrite is not None and isinstance(node, h5py.Dataset) else None
 
     def _leads_to_stack(self, place: str) -> bool:
         return any(f"{path}/".startswith(f"{place}/") for path in self.paths)

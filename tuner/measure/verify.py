@@ -25,6 +25,7 @@ from tuner.measure.target import Target
 from tuner.profile import Profile
 from tuner.read.sampling import draw_sample
 from tuner.stack import Stack
+from tuner.steps.reduced import reduced, times_smaller
 
 #: Bytes that are read at once where a chunk is smaller.
 _SLAB_NBYTES = 16 << 20
@@ -44,7 +45,7 @@ def verify_original(
     ----------
     profile : Profile
     stacks : sequence of Stack
-        Of the dtype and frame shape that the profile is for.
+        The originals, which the profile's reductions make into frames of the dtype and shape that it is for.
     sample_nbytes : int
         Bytes of the sample that requirements are measured on.
     notify : callable
@@ -55,8 +56,9 @@ def verify_original(
     Returns
     -------
     dict
-        `frames`, `nbytes`, `ratio` over all frames, `metrics` on the sample, `requirements` with what was found,
-        and `warnings`: timed requirements that this machine missed just now.
+        `frames`, `nbytes`, `ratio` over all frames as reduced, `reduction`, how many times smaller that made them,
+        `metrics` on the sample, `requirements` with what was found, and `warnings`: timed requirements that this
+        machine missed just now.
 
     Raises
     ------
@@ -65,6 +67,7 @@ def verify_original(
     VerificationError
         Naming the first frame that does not come back bit for bit, or the requirement that is not met.
     """
+    originals, stacks = stacks, [reduced(stack, profile.reduce) for stack in stacks]
     for stack in stacks:
         profile.match.check(stack.dtype, stack.frame_shape, stack.name)
     if profile.config.steps and profile.evidence.get("goal"):
@@ -104,6 +107,7 @@ def verify_original(
         "frames": frames,
         "nbytes": pixels,
         "ratio": pixels / stored,
+        "reduction": times_smaller(originals, stacks),
         **_hold(profile, stacks, sample_nbytes),
     }
 

@@ -37,7 +37,7 @@ class Detector:
 
 def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ...]) -> Detector:
     """What the groups that describe a dataset's detector say, the nearest first."""
-    groups = _detectors(file, path)
+    groups = detector_groups(file, path)
     mask = kinds = None
     for group in groups:
         masked = peek(group, "pixel_mask")
@@ -64,7 +64,7 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
     )
 
 
-def _detectors(file: h5py.File, path: str) -> list[h5py.Group]:
+def detector_groups(file: h5py.File, path: str) -> list[h5py.Group]:
     """The dataset's own group, that of its NeXus @target, and the NXdetectors of its entry, if it is clear which."""
     dataset = file[path]
     own = [file[path.rpartition("/")[0] or "/"]]

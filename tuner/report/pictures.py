@@ -13,6 +13,7 @@ from tuner.apply.prepare import Preparation
 from tuner.errors import InputError
 from tuner.profile import Profile
 from tuner.stack import Kind, Stack
+from tuner.steps.reduced import reduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ _CORRELATED = 0.05
 
 
 def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: int | None = None) -> dict[str, Any]:
-    """Draw one frame as it was and as the profile's steps make it.
+    """Draw one frame as it was, reduced if the profile reduces, and as the profile's steps make it.
 
     What is compressed comes back as the steps made it, so this is what a reader gets. Pixels that do not count are
     left blank. Differences are of the shown part, the autocorrelation of the whole frame.
@@ -54,6 +55,7 @@ def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: in
     InputError
         Where the profile is for other frames or keeps every pixel, and where the frame does not exist.
     """
+    stack = reduced(stack, profile.reduce)
     profile.match.check(stack.dtype, stack.frame_shape, stack.name)
     if not profile.config.steps:
         raise InputError(f"{profile.name}: must have steps, as there is nothing to show where every pixel is kept")

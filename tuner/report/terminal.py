@@ -15,6 +15,8 @@ from rich.table import Table
 
 from tuner.config import one_line
 from tuner.evaluation import METRICS, Evaluation
+from tuner.profile import Profile
+from tuner.steps.reduced import reductions_to
 
 if TYPE_CHECKING:
     from tuner.search.run import Progress, Result
@@ -109,6 +111,13 @@ def print_result(result: Result, texts: Mapping[str, str]) -> None:
         markup=False,
     )
     out.print(f"{result.measured} configurations measured in {result.seconds:.1f} s, {result.stopped}.", markup=False)
+
+
+def format_reduction(profile: Profile) -> str:
+    """What a profile's reduction adds to its ratio, which is of frames as reduced."""
+    times, ratio = profile.evidence["reduction"]["ratio"], profile.evidence["metrics"]["ratio"]
+    words = [" ".join(str(value) for value in step.values()) for step in reductions_to(profile.reduce)]
+    return f"Frames were reduced {times:.2f} times before, by {', '.join(words)}: {times * ratio:.2f} in all."
 
 
 def _wanted(name: str, result: Result) -> bool:

@@ -34,11 +34,14 @@ from tuner.search.evidence import other_containers, profile_of, readable, traits
 from tuner.search.lossy import REPORTED, NoiseFound, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, Promise, hold, units_for
+from tuner.search.reduction import about_reduction, noise_of
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
 from tuner.stack import Stack
 from tuner.steps import Pixels, Step
+from tuner.steps.reduced import check_order, parse_reductions, reduced, times_smaller
+from tuner.steps.reductions import Reduction
 
 #: The budget of a prediction: the baselines, and eight measurements that verify the guess.
 PREDICT_BUDGET = str(len(FILTERS) + 8)
@@ -65,6 +68,7 @@ def find_profile(
     dataset: str | None = None,
     axes: Sequence[str] | None = None,
     space: str | os.PathLike[str] | Space = "portable",
+    reduce: str | Sequence[Reduction] | None = None,
     goal: str | os.PathLike[str] | Goal | None = None,
     maximize: Sequence[str] = (),
     require: Sequence[str] = (),
@@ -93,6 +97,9 @@ def find_profile(
     dataset, axes
         As for `open_stacks`.
     space : name of a shipped space, path of a file, or Space
+    reduce : str or sequence of Reduction, optional
+        What makes fewer pixels or frames before all else, such as ``bin=2,sum=4``; the default is what the space says.
+        All that is found and promised is of what comes of it.
     goal : name of a shipped goal, path of a file, or Goal
         The default is ``balanced``, unless `maximize` stands alone.
     maximize : sequence of str
@@ -119,7 +126,7 @@ def find_profile(
         What leads the search: the champion unless another is given; False for none.
     noise : Noise or str, optional
         What lossy steps and limits in sigma rest on, such as ``gain=G,offset=O,read=R``; the default is what the file
-        declares, or the smallest estimate that nothing speaks against.
+        declares, or the smallest estimate that nothing speaks against. What is given is of frames that are not reduced.
     risk : float
         The share of frames that may break a limit on quality; frames are held back to judge it.
     allow_code : bool
@@ -142,19 +149,29 @@ def find_profile(
     if not 0 < risk < 1:
         raise InputError(f"--risk must be above 0 and below 1, got {risk}")
     pace = None if detector is None else Detector.parse(detector)
-    wanted = _goal(goal, maximize, require if pace is None else [*require, f"write_mb_s >= {pace.mb_s!r}"])
+    wanted = _goal(goal, maximize, require)
+    check_allowed(wanted, allow_code)
+    chosen = space if isinstance(space, Space) else load_space(space)
+    if reduce is None:
+        reduce = chosen.reduce
+    reductions = parse_reductions(reduce) if isinstance(reduce, str) else check_order(reduce)
+    chosen = available(chosen)
+    nbytes = parse_size(sample, "--sample")
+    originals = open_stacks(paths, dataset, axes)
+    stacks = [reduced(stack, reductions) for stack in originals]
+    if pace is not None:
+        if (pace.frame_shape, pace.dtype) != (originals[0].frame_shape, originals[0].dtype):
+            size = "x".join(map(str, reversed(originals[0].frame_shape)))
+            text = f"{size}:{originals[0].dtype}, got {detector!r}"
+            raise InputError(f"--detector must be of the frames at hand, {text}")
+        wanted = _goal(wanted, (), [f"write_mb_s >= {pace.mb_s / times_smaller(originals[:1], stacks[:1])!r}"])
     writes = "write_mb_s" in {*wanted.maximize, *(c.metric for c in wanted.require)}
     place = Target(Path(target), default_workers()) if writes else None
-    check_allowed(wanted, allow_code)
-    chosen = available(space if isinstance(space, Space) else load_space(space))
-    nbytes = parse_size(sample, "--sample")
-    stacks = open_stacks(paths, dataset, axes)
-    if pace is not None and (pace.frame_shape, pace.dtype) != (stacks[0].frame_shape, stacks[0].dtype):
-        size = "x".join(map(str, reversed(stacks[0].frame_shape)))
-        raise InputError(f"--detector must be of the frames at hand, {size}:{stacks[0].dtype}, got {detector!r}")
     given = Noise.parse(noise) if isinstance(noise, str) else noise
+    given = given and noise_of(given, stacks[0])
     parts = split(stacks, units_for(risk), seed) if any(chosen.steps()) else None
     drawn = draw_sample(stacks, nbytes, seed, parts.search if parts else None)
+    about = about_reduction(originals, stacks, drawn) if reductions else {}
     name = name or _name_of(paths)
     frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
@@ -201,6 +218,8 @@ def find_profile(
             profile = replace(profile, evidence={**profile.evidence, "writer": writer})
         if lossy.steps:
             profile = lossy.into(profile)
+        if reductions:
+            profile = replace(profile, reduce=reductions, evidence={**profile.evidence, "reduction": about})
     return Found(profile, result, log.path)
 
 

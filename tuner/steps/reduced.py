@@ -251,3 +251,8 @@ def _starts(stack: Stack, each: int) -> NDArray[np.int64]:
     if not len(starts):
         raise InputError(f"{stack.name}: must have {each} frames of one kind that follow each other to be summed")
     return starts
+
+
+def times_smaller(originals: Sequence[Stack], stacks: Sequence[Stack]) -> float:
+    """Bytes of frames as they were over those as reduced; 1 where they are not."""
+    return sum(stack.nbytes for stack in originals) / sum(stack.nbytes for stack in stacks)

@@ -1,0 +1,78 @@
+"""What a reduction did before anything was searched for: how much smaller frames became, and what it hid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tuner.errors import InputError
+from tuner.noise import Noise
+from tuner.read.sampling import Sample
+from tuner.stack import Stack
+from tuner.steps.reduced import Chain, Reduced, times_smaller
+from tuner.steps.reductions import Scale
+
+#: Frames that are looked at for pixels that a reduction hides, at most.
+_FRAMES = 16
+
+
+def noise_of(noise: Noise, stack: Stack) -> Noise:
+    """The noise of a stack's pixels, from that of a pixel of the detector."""
+    return stack.source.chain.noise(noise) if isinstance(stack.source, Reduced) else noise
+
+
+def about_reduction(originals: Sequence[Stack], stacks: Sequence[Stack], sample: Sample) -> dict[str, Any]:
+    """What a profile says of its reduction, as evidence: the part of the ratio that is due to it, apart from the rest.
+
+    Parameters
+    ----------
+    originals : sequence of Stack
+    stacks : sequence of Stack
+        The same as reduced.
+    sample : Sample
+        Of the reduced ones.
+
+    Raises
+    ------
+    InputError
+        Where pixels that count have no value afterwards, as they are below the dtype that they are scaled to.
+    """
+    first = originals[0]
+    frames = ((stacks[run.stack], run.start + i) for run in sample.runs for i in range(len(run.frames)))
+    hidden = [_hidden(*frame) for frame in itertools.islice(frames, _FRAMES)]
+    return {
+        "of": {"dtype": first.dtype.name, "frame_shape": list(first.frame_shape), "frames": sum(map(len, originals))},
+        "frames": sum(map(len, stacks)),
+        "ratio": float(f"{times_smaller(originals, stacks):.5g}"),
+        "compared_with": "the same reduction of the original",
+        "saturated": {
+            "before": float(f"{np.mean([before for before, _ in hidden]):.3g}"),
+            "after": float(f"{np.mean([after for _, after in hidden]):.3g}"),
+        },
+    }
+
+
+def _hidden(stack: Stack, frame: int) -> tuple[float, float]:
+    """Shares of pixels that are saturated in what a frame is made of, and in the frame."""
+    source = stack.source
+    assert isinstance(source, Reduced)
+    chain, start = source.chain, int(source.starts[frame])
+    parts = source.original.read(start, start + chain.each)
+    scale = chain.find(Scale)
+    if scale is not None:
+        unscaled = Chain(chain.reductions[:-1], chain.before)
+        values, stored = unscaled.frames(parts), chain.frames(parts)
+        counted = unscaled.after.marks.valid(values, unscaled.after.mask)
+        kept = stack.valid(stored) | stack.saturated(stored)
+        if (counted & ~kept).any():
+            least = float(values[counted].min())
+            most = least / scale.factor - (stack.underload or 0)
+            raise InputError(
+                f"{stack.name}: reduction scale must leave room for the least value, {least:g}: its offset must be at"
+                f" most {most:g}, got {scale.offset:g}"
+            )
+    after = stack.saturated(chain.frames(parts))
+    return float(source.original.saturated(parts).mean()), float(after.mean())
