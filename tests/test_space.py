@@ -297,7 +297,7 @@ def test_a_users_own_file_is_as_good(tmp_path: Path) -> None:
     [
         (
             "blosc: {}",
-            "my.yaml: blosc is not a known key (did you mean 'blosc2'?); known: schema name steps chunks blosc2",
+            "my.yaml: blosc is not a known key (did you mean 'blosc2'?); known: schema name reduce steps chunks blosc2",
         ),
         ("schema: 2", "my.yaml: schema must be at most 1, got 2: a newer tuner wrote it"),
         ("name: 1", "my.yaml: name must be a text, got 1"),
