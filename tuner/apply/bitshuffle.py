@@ -46,27 +46,33 @@ class _Codec:
 
 
 @cache
-def _codec(name: str) -> _Codec:
-    """The functions behind the filter: other threads run meanwhile, and nothing goes through HDF5.
+def library() -> ctypes.CDLL:
+    """The code behind the filter: other threads run meanwhile, and nothing goes through HDF5.
 
     Raises
     ------
     InputError
         Where this hdf5plugin has no such library, or one without its functions.
     """
-    kind = "zstd" if name == "bitshuffle-zstd" else "lz4"
     try:
         (path,) = Path(hdf5plugin.PLUGIN_PATH).glob("libh5bshuf.*")
-        library = ctypes.CDLL(str(path))
-        bound, compress, decompress, block_size = (
-            getattr(library, f"bshuf_{text}")
-            for text in (f"compress_{kind}_bound", f"compress_{kind}", f"decompress_{kind}", "default_block_size")
-        )
+        found = ctypes.CDLL(str(path))
+        for name in ("bshuf_compress_zstd", "bshuf_decompress_zstd", "bshuf_decompress_lz4", "LZ4_decompress_safe"):
+            getattr(found, name)
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"container {name} needs the bitshuffle library of hdf5plugin's wheels,"
-            f" got hdf5plugin {hdf5plugin.version}: {error}"
+            f"bitshuffle needs the library of hdf5plugin's wheels, got hdf5plugin {hdf5plugin.version}: {error}"
         ) from None
+    return found
+
+
+@cache
+def _codec(name: str) -> _Codec:
+    kind = "zstd" if name == "bitshuffle-zstd" else "lz4"
+    bound, compress, decompress, block_size = (
+        getattr(library(), f"bshuf_{text}")
+        for text in (f"compress_{kind}_bound", f"compress_{kind}", f"decompress_{kind}", "default_block_size")
+    )
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     level = (_ZSTD_LEVEL,) if kind == "zstd" else ()
     bound.argtypes = [size] * 3

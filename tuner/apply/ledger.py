@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.arrived import Undecoded
+from tuner.apply.checksum import Encoded
 from tuner.apply.output import Output
 from tuner.apply.runs import Runs
 from tuner.errors import InputError
@@ -24,6 +26,8 @@ class Slab:
     """Shape (n, *frame_shape)."""
     lossless: NDArray[np.bool_]
     """Which of them stay as they are, shape (n,); final once they are written."""
+    undecoded: Undecoded = field(default_factory=Undecoded)
+    """Which of them arrived compressed."""
 
 
 class Ledger:
@@ -139,7 +143,7 @@ class Ledger:
         self._submitted += chunks
         self._buffers.append((self._submitted, slab.frames))
 
-    def write(self, place: tuple[int, ...], chunk: bytes) -> None:
+    def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write a chunk of a slab."""
         # Here, as the output is used by one thread at a time and the one that seals slabs is not to wait for it.
         if self._extent > self._extended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,13 +84,18 @@ def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:
 class Batch:
     """Some frames, prepared once: by the first thread that needs them, while the others wait.
 
-    The frames themselves are left as they are.
+    The frames themselves are left as they are, after `decode`, where given, has filled in what arrived compressed.
     """
 
     def __init__(
-        self, frames: NDArray[Any], preparation: Preparation | None = None, kept: NDArray[np.bool_] | None = None
+        self,
+        frames: NDArray[Any],
+        preparation: Preparation | None = None,
+        kept: NDArray[np.bool_] | None = None,
+        decode: Callable[[], None] | None = None,
     ) -> None:
         self._frames = frames
+        self._decode = decode
         self._preparation = preparation if preparation is not None and preparation.steps else None
         self._kept = kept
         self._lock = threading.Lock()
@@ -98,6 +103,9 @@ class Batch:
     def prepared(self) -> NDArray[Any]:
         """The frames as they are stored."""
         with self._lock:
+            if self._decode is not None:
+                self._decode()
+                self._decode = None
             if self._preparation is not None:
                 self._frames = self._preparation(self._frames, self._kept)
                 self._preparation = None

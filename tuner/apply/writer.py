@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tuner.apply.arrived import Arrivals, CompressedFrame
 from tuner.apply.cut import corners
 from tuner.apply.drift import Drift
 from tuner.apply.encode import Encoder
@@ -38,6 +40,9 @@ from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
 
 _log = logging.getLogger(__name__)
+
+#: Frames of one `append`: an array, or a list of one frame that arrived compressed.
+Frames = NDArray[Any] | list[CompressedFrame]
 
 #: Writers that are open, to be closed when the interpreter exits.
 _OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
@@ -121,6 +126,8 @@ class Writer:
         self._shedding = Shedding(lossless if on_overload == "shed" else (), depth)
         self._output = output
         self._drift = Drift(profile, self._preparation.pixels)
+        self._look = partial(_look, self._drift, self._ledger, threading.Lock())
+        self._arrivals = Arrivals(layout.fill, self._look)
         self._on_drift = on_drift
         self._flush_frames, self._flush_seconds = flush_every
         self._flushed = 0
@@ -178,15 +185,41 @@ class Writer:
         if frames.shape[-ndim:] != self._frame_shape or frames.ndim > ndim + 1:
             many = ", ".join(map(str, ("n", *self._frame_shape)))
             raise InputError(f"{self.path}: frames must have shape {self._frame_shape} or ({many}), got {frames.shape}")
-        frames = frames.reshape(-1, *self._frame_shape)
-        with self._lock:
-            self._check_open()
-            start = self._ledger.end if index is None else self._check_index(index, len(frames))
-            if self._refuse:
-                self._check_room(start, len(frames))
-            self._take(frames, start, lossless)
-            if self._ledger.taken - self._flushed >= self._flush_frames:
-                self.flush()
+        self._admit(frames.reshape(-1, *self._frame_shape), index, lossless)
+
+    def append_compressed(
+        self,
+        data: bytes | bytearray | memoryview,
+        compression: str = "bslz4",
+        *,
+        index: int | None = None,
+        lossless: bool = False,
+    ) -> None:
+        """Take one frame that arrives compressed, to be decoded in the threads that encode; `data` may be reused.
+
+        Parameters
+        ----------
+        data : bytes
+            As Dectris' stream has it, or a chunk of HDF5's filters bitshuffle (32008) and lz4 (32004).
+        compression : "bslz4", "bszstd", "lz4" or "lz4-block"
+            The last is LZ4 without HDF5's header, as the first version of the stream has it.
+        index, lossless
+            As of `append`.
+
+        Raises
+        ------
+        InputError
+            As by `append`, and where `data` does not begin as a frame of this shape and dtype; nothing of it is taken
+            and the writer goes on. What is found damaged later reads as missing and is listed in the file.
+        OverloadError, TunerError
+            As by `append`.
+        """
+        frame = CompressedFrame(bytes(data), compression)
+        try:
+            frame.check(self._dtype, math.prod(self._frame_shape) * self._dtype.itemsize)
+        except InputError as error:
+            raise InputError(f"{self.path}: frame {self._ledger.end if index is None else index}: {error}") from None
+        self._admit([frame], index, lossless)
 
     def flush(self) -> int:
         """Write all whole chunks; return how many frames survive the death of this process.
@@ -230,7 +263,17 @@ class Writer:
         else:
             _close_quietly(self)
 
-    def _take(self, frames: NDArray[Any], start: int, lossless: bool) -> None:
+    def _admit(self, frames: Frames, index: int | None, lossless: bool) -> None:
+        with self._lock:
+            self._check_open()
+            start = self._ledger.end if index is None else self._check_index(index, len(frames))
+            if self._refuse:
+                self._check_room(start, len(frames))
+            self._take(frames, start, lossless)
+            if self._ledger.taken - self._flushed >= self._flush_frames:
+                self.flush()
+
+    def _take(self, frames: Frames, start: int, lossless: bool) -> None:
         ledger, size = self._ledger, self._chunk_shape[0]
         lossless |= self._on_drift == "lossless" and bool(self._drift.outside)
         done = 0
@@ -240,11 +283,15 @@ class Writer:
                 self._give_up(self._output.horizon(start + done))
             slab = ledger.slab(number)
             count = min(size - offset, len(frames) - done)
-            slab.frames[offset : offset + count] = frames[done : done + count]
+            part = frames[done : done + count]
+            if isinstance(part, list):
+                slab.undecoded.add(offset, part[0])
+            else:
+                slab.frames[offset : offset + count] = part
             slab.lossless[offset : offset + count] = lossless
             ledger.take(start + done, start + done + count)
-            if self._drift.due() and not lossless:
-                self._drift.look(start + done, frames[done : done + count], ledger.recent_ratio)
+            if not isinstance(part, list) and not lossless:
+                self._look(start + done, part)
             done += count
             if ledger.complete(slab):
                 self._submit(number)
@@ -283,7 +330,9 @@ class Writer:
             faster = self._shedding.encoder(self._pipeline.backlog, slab.first, slab.first + len(frames))
             if faster is not None:
                 slab.lossless[:] = True
-            batch = Batch(frames, None if faster else self._preparation, slab.lossless[: len(frames)])
+            kept = slab.lossless[: len(frames)]
+            decode = partial(self._arrivals.decode, slab.undecoded, slab.first, frames, kept)
+            batch = Batch(frames, None if faster else self._preparation, kept, decode)
             chunks = 0
             for corner in corners(frames.shape, self._chunk_shape):
                 self._pipeline.put((slab.first, *corner[1:]), batch, corner, faster)
@@ -312,6 +361,8 @@ class Writer:
             notes["tuner_fallback_chunks"] = np.int64(self._encoder.fallbacks)
         if self._preparation.steps:
             notes["tuner_lossless_frames"] = self._ledger.lossless.array()
+        if self._arrivals.damaged.total:
+            notes["tuner_damaged_frames"] = self._arrivals.damaged.array()
         if self._ledger.gaps.total:
             notes["tuner_missing_frames"] = self._ledger.gaps.array()
         if self._watch.found:
@@ -344,6 +395,14 @@ class Writer:
             raise self._error
         if self._closed:
             raise InputError(f"{self.path}: the writer is closed")
+
+
+def _look(drift: Drift, ledger: Ledger, lock: threading.Lock, number: int, frames: NDArray[Any]) -> None:
+    """Look at frames, if it is time for that; those of a detector may come decoded from several threads."""
+    # When the interpreter exits, no thread starts any more.
+    with lock, contextlib.suppress(RuntimeError):
+        if drift.due():
+            drift.look(number, frames, ledger.recent_ratio)
 
 
 @atexit.register
