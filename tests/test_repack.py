@@ -85,9 +85,10 @@ def test_all_of_the_tree_is_where_it_was(tmp_path: Path) -> None:
         names: dict[str, list[str]] = {"old": [], "new": []}
         old.visit(names["old"].append)
         new.visit(names["new"].append)
-        assert names["new"] == names["old"]
+        ours = [name for name in names["new"] if name.startswith("entry/tuner")]  # an NXprocess
+        assert [name for name in names["new"] if name not in ours] == names["old"]
         assert list(new) == list(old) == ["entry", "last"]
-        assert list(new["entry"]) == list(old["entry"])  # in the order in which they were made
+        assert list(new["entry"]) == [*old["entry"], "tuner"]  # in the order in which they were made
         data = new["entry/instrument/detector/data"]
         assert (data[()] == FRAMES).all()
         assert data.chunks == (4, 6, 8)

@@ -21,6 +21,7 @@ from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Batch, Preparation, kept_of
+from tuner.apply.provenance import add_process
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
@@ -273,6 +274,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
     with open_file(source.path) as original, _new_file(temporary, like=original) as file:
         metadata = Metadata(original, stack) if reduction else None
         copy_tree(original, file, source.datasets, make, None if metadata is None else metadata.rewrite)
+        add_process(file, made[0].name, plan.profile, plan.encoder.container)
         plan.fill(made[0], workers)
         if metadata is not None:
             note(made[0], stack)
@@ -300,6 +302,7 @@ def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
         dataset.attrs["interpretation"] = "image" if stack.frame_ndim == 2 else "spectrum"
         if stack.axes:
             group.attrs["axes"] = list(stack.axes)
+        add_process(file, place, plan.profile, plan.encoder.container)
         add_detector(file, place, stack.mask, saturation_value=stack.saturation, underload_value=stack.underload)
         plan.fill(dataset, workers)
         if isinstance(stack.source, Reduced):

@@ -18,6 +18,7 @@ from tuner.apply.dataset import create_dataset, stamp
 from tuner.apply.fields import add_fields
 from tuner.apply.nexus import add_detector, data_group
 from tuner.apply.plugin import ChunkEncoder
+from tuner.apply.provenance import add_process
 from tuner.profile import Profile
 from tuner.stack import convention
 
@@ -71,6 +72,7 @@ class Layout:
         dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
         stamp(dataset, self.profile, self.encoder.container)
         add_detector(file, self.dataset, self.mask)
+        add_process(file, self.dataset, self.profile, self.encoder.container)
         add_fields(file, self.fields)
 
 

@@ -12,13 +12,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
-import hdf5plugin
 import numpy as np
 
-import tuner
-from tuner.apply.codec import blosc2
 from tuner.apply.encode import Encoder
+from tuner.apply.provenance import versions as versions  # beside `machine`, as evidence has them
 from tuner.config import Blosc2
 
 Item = TypeVar("Item")
@@ -168,18 +165,3 @@ def machine() -> dict[str, Any]:
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": name, "cores": cores, "cache_mib": last_level_cache() >> 20, "host": platform.node()}
-
-
-@cache
-def versions() -> dict[str, str]:
-    """The versions of what encodes, as evidence names them."""
-    return {
-        "tuner": tuner.__version__,
-        "python": platform.python_version(),
-        "blosc2": blosc2.__version__,
-        "c-blosc2": blosc2.blosclib_version.split()[0],
-        "hdf5plugin": hdf5plugin.version,
-        "h5py": h5py.__version__,
-        "hdf5": h5py.version.hdf5_version,
-        "numpy": np.__version__,
-    }
