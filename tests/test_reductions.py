@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -128,3 +127,192 @@ def test_a_sum_is_that_of_its_parts_or_says_why_not(
             assert summed[at] == total
         if masked.any():
             assert not valid[at]
+
+
+@given(case=forms(), dtype=st.sampled_from(["uint8", "uint16", "uint32", "int8", "int16"]), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_scaled_pixel_is_within_half_a_step_or_says_why_not(
+    case: tuple[NDArray[Any], Form], dtype: str, data: st.DataObject
+) -> None:
+    frames, before = case
+    if before.dtype.itemsize == 8 and before.dtype.kind != "f":
+        return  # doubles do not hold them all
+    factor = data.draw(st.sampled_from([1.0, 0.5, 3.0, 0.01]))
+    offset = data.draw(st.sampled_from([0.0, -30.0, 7.5]))
+    chain = Chain([Scale(dtype, factor, offset)], before)
+    after, stored = chain.after, chain.frames(frames)
+    assert stored.dtype == np.dtype(dtype)
+    valid, saturated = after.marks.valid(stored, after.mask), after.marks.saturated(stored, after.mask)
+    was_valid, was_saturated = (f(frames, before.mask) for f in (before.marks.valid, before.marks.saturated))
+    values = (stored.astype(np.float64) + offset) * factor
+    error = np.abs(values - frames)[valid]
+    assert (error <= factor / 2 * (1 + 1e-9) + 1e-9 * np.abs(values[valid])).all()
+    assert not (valid & ~was_valid).any()  # none counts that did not
+    assert not (was_saturated & ~saturated).any()
+    assert not (saturated & ~(was_saturated | was_valid)).any()
+    if after.mask is not None:
+        assert not valid[:, after.mask].any()
+
+
+def test_scale_saturates_what_is_above_and_hides_what_is_below() -> None:
+    frames = np.array([[[-3, 0, 5, 70000, -1]]], "int32")
+    chain = Chain([Scale("uint16", 1.0, -1.0)], Form((1, 5), np.dtype("int32"), Marks((-1, -2))))
+    stored = chain.frames(frames)
+    assert stored.tolist() == [[[65535, 1, 6, 65534, 65535]]]
+    assert chain.after.marks.valid(stored).tolist() == [[[False, True, True, False, False]]]
+    assert chain.after.marks.saturated(stored).tolist() == [[[False, False, False, True, False]]]
+
+
+@pytest.mark.parametrize("each", [(), (Sum(3),), (Bin(2),), (Sum(2), Bin(3), Crop(1, 0, 2, 3), Scale("uint16", 0.5))])
+def test_frames_of_a_reduced_stack_do_not_depend_on_how_many_are_read(
+    each: tuple[Reduction, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.random.default_rng(0).poisson(9, (20, 9, 11)).astype("uint16")
+    kinds = np.repeat([2, 1, 0, 3, 0], [3, 4, 6, 1, 6]).astype("uint8")
+    original = stack_of(frames, kinds=kinds, saturation=25.0, mask=np.eye(9, 11, dtype=bool))
+    stack = reduced(original, each)
+    whole = stack.read(0, len(stack))
+    monkeypatch.setattr("tuner.steps.reduced._BATCH_NBYTES", 500)
+    parts = [stack.read(i, min(i + 3, len(stack))) for i in range(0, len(stack), 3)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert whole.shape == (len(stack), *stack.frame_shape)
+    assert whole.dtype == stack.dtype
+    assert stack.kinds is not None
+    assert len(stack.kinds) == len(stack)
+
+
+def test_frames_of_one_kind_are_summed_and_what_is_left_over_is_left_out() -> None:
+    """Beam-off and top-up frames, which image_key marks as invalid, are in no sum of data."""
+    frames = np.arange(1, 15, dtype="uint16")[:, None, None] * np.ones((14, 2, 2), "uint16")
+    kinds = np.array([2, 2, 1, 1, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0], "uint8")
+    stack = reduced(stack_of(frames, kinds=kinds), [Sum(2)])
+    assert stack.read(0, len(stack))[:, 0, 0].tolist() == [1 + 2, 3 + 4, 6 + 7, 10 + 11, 12 + 13]
+    assert stack.kinds is not None
+    assert stack.kinds.tolist() == [2, 1, 0, 0, 0]
+
+
+def test_a_sum_of_which_a_frame_was_never_written_was_not_either() -> None:
+    stored = np.array([5, 5, 5, 0, 0, 0, 7, 8])
+    original = stack_of(np.zeros((8, 2, 2), "uint16"))
+    stack = reduced(replace(original, source=Frames(np.zeros((8, 2, 2), "uint16"), stored)), [Sum(2)])
+    sizes = stack.source.stored_bytes()
+    assert sizes is not None
+    assert sizes.tolist() == [10, 0, 0, 15]
+
+
+@given(seed=st.integers(0, 99), n=st.integers(2, 4))
+def test_bin_then_crop_is_crop_then_bin_and_sum_commutes_with_both(seed: int, n: int) -> None:
+    frames = np.random.default_rng(seed).poisson(3, (n * 2, 4 * n + 1, 5 * n)).astype("uint16")
+    mask = np.random.default_rng(seed).random(frames.shape[1:]) < 0.03
+    form = form_of(stack_of(frames, mask=mask))
+    one = Chain([Sum(n), Bin(n), Crop(1, 2, 3, 3)], form)
+    cropped = Chain([Crop(n, 2 * n, 3 * n, 3 * n)], form)
+    other = Chain([Bin(n)], cropped.after)
+    last = Chain([Sum(n)], other.after)
+    ours, theirs = one.frames(frames), last.frames(other.frames(cropped.frames(frames)))
+    valid = one.after.marks.valid(ours, one.after.mask)
+    assert np.array_equal(valid, last.after.marks.valid(theirs, last.after.mask))
+    assert np.array_equal(ours[valid], theirs[valid])
+
+
+def test_a_hot_pixel_above_the_cut_off_saturates_what_it_is_summed_into() -> None:
+    frames = np.full((4, 4, 4), 7, "uint32")
+    frames[1, 0, 1] = 2_000_000  # a hot pixel, above the cut-off of 1,000 but no gap
+    stack = reduced(stack_of(frames, saturation=1001.0, invalid=(2**32 - 1,)), [Sum(4), Bin(2)])
+    summed = stack.read(0, 1)
+    assert stack.saturation == 16 * 1000 + 1
+    assert stack.saturated(summed).tolist() == [[[True, False], [False, False]]]
+    assert summed[stack.valid(summed)].tolist() == [7 * 16] * 3
+
+
+def test_negatives_of_dark_subtracted_frames_are_summed_as_they_are() -> None:
+    """In int16 they are data, and so in what they are summed into: never in int32, whose -1 and -2 are gaps."""
+    frames = np.random.default_rng(0).normal(0, 3, (40, 8, 8)).round().astype("int16")
+    frames[0] = -32768
+    stack = reduced(stack_of(frames), [Sum(4), Bin(2)])
+    summed = stack.read(0, len(stack))
+    assert stack.dtype == np.int64
+    assert stack.valid(summed).all()
+    assert summed.sum() == frames.sum()
+    # In int32 they were read as data but for -1 and -2; a sum never becomes one of these.
+    wide = stack_of(frames.astype("int32") * 3, invalid=(-1, -2))
+    binned = reduced(wide, [Bin(2)])
+    assert binned.valid(binned.read(0, 40)).all()
+
+
+def test_the_noise_of_a_reduced_pixel_is_that_of_its_sum() -> None:
+    rng = np.random.default_rng(0)
+    noise = Noise(2.0, 100.0, 5.0, "given")
+    counts = 2.0 * rng.poisson(30, (400, 16, 16)) + rng.normal(100, 5, (400, 16, 16))
+    chain = Chain([Sum(4), Bin(2), Scale("uint16", 3.0, 10.0)], form_of(stack_of(counts.astype("float32"))))
+    frames = chain.frames(counts.astype("float32"))
+    predicted = chain.noise(noise)
+    assert predicted.gain == pytest.approx(2 / 3)
+    assert predicted.offset == pytest.approx(1600 / 3 - 10)
+    assert predicted.read_noise == pytest.approx(20 / 3)
+    assert frames.var(axis=0).mean() == pytest.approx(predicted.variance(frames).mean(), rel=0.05)
+
+
+def test_photons_that_share_their_charge_are_counted_after_binning() -> None:
+    """Photonising pixels loses photons of which no pixel got half; summed first, intensities stay."""
+    rng = np.random.default_rng(0)
+    frames = np.zeros((50, 64, 64))
+    for frame in frames:  # each photon spreads over the four pixels of a bin
+        at = rng.integers(0, 32, (60, 2)) * 2
+        share = rng.dirichlet((1.5, 1.5, 1.5, 1.5), 60)
+        for (row, column), parts in zip(at, share, strict=True):
+            frame[row : row + 2, column : column + 2] += 100 * parts.reshape(2, 2)
+    measured = (frames + rng.normal(0, 4, frames.shape)).astype("float32")
+    noise = Noise(100.0, 0.0, 4.0, "given")
+    photons = 50 * 60
+    alone = prepare([Photonise()], measured, Pixels(noise=noise)).sum() / 100
+    stack = reduced(stack_of(measured), [Bin(2)])
+    chain = Chain([Bin(2)], form_of(stack_of(measured)))
+    binned = prepare([Photonise()], stack.read(0, 50), Pixels(noise=chain.noise(noise))).sum() / 100
+    assert abs(binned / photons - 1) < 0.005
+    assert abs(alone / photons - 1) > 0.1
+
+
+def test_reductions_are_documents_and_words() -> None:
+    reductions = (Sum(4), Bin(2), Crop(0, 1, 5, 6), Scale("uint16", 0.5, -3.0))
+    assert reductions_from(reductions_to(reductions), "reduce") == reductions
+    assert parse_reductions("bin=2,crop=0:1:5:6,sum=4,scale=uint16:0.5:-3") == reductions
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bun=2", "--reduce must be one of sum bin crop scale, got 'bun' (did you mean 'bin'?)"),
+        ("bin=1", "--reduce[0].n must be in 2..256, got 1"),
+        ("bin", "--reduce[0].n must be given"),
+        ("bin=2:3", "--reduce must have at most 1 values for bin, got 'bin=2:3'"),
+        ("bin=2,bin=3", "--reduce: reduce must be some of sum bin crop scale, each once, in this order, got bin bin"),
+        ("scale=float32", "--reduce[0].dtype must be one of uint8 uint16 uint32 int8 int16, got 'float32'"),
+        ("crop=0:0:0:5", "--reduce[0].rows must be a whole number >= 1, got 0"),
+    ],
+)
+def test_a_word_that_is_none_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_reductions(text)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("stack", "reductions", "message"),
+    [
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Sum(4)], "must have 4 frames of one kind that follow each other"),
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Bin(5)], "reduction bin must be of at most 4 pixels, got 5"),
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Crop(2, 0, 3, 4)], "must end within a frame of (4, 4), got an end at"),
+        (stack_of(np.zeros((3, 4, 4), bool)), [Bin(2)], "frames must be numbers to be summed, got bool"),
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Bin(2), Sum(2)], "in this order, got bin sum"),
+        (
+            Stack("grid", (3, 4, 5, 6), 2, np.dtype("u2"), Frames(np.zeros((12, 5, 6), "u2"))),
+            [Sum(2)],
+            "frames must be numbered by one axis to be summed, got shape (3, 4, 5, 6)",
+        ),
+    ],
+)
+def test_what_cannot_be_reduced_is_refused(stack: Stack, reductions: list[Reduction], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        reduced(stack, reductions)
+    assert message in str(caught.value)
