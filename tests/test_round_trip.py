@@ -1,9 +1,10 @@
-"""Round trips through lossy codecs: what a filter promises, and no more; with the real libraries."""
+"""Filters: what each promises, and no more; and round trips through lossy codecs, with the real libraries."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,26 @@ from numpy.typing import NDArray
 from tuner import open_writer
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError
+from tuner.noise import Noise
 from tuner.profile import Invalid, Match, Profile
 from tuner.stack import Marks
 from tuner.steps import Pixels, Step, check_steps, prepare, step_from_dict, step_to_dict
-from tuner.steps.round_trip import Jpeg2000, Zfp, filled
+from tuner.steps.denoise import Bm3d, Butterworth, NlMeans
+from tuner.steps.round_trip import HCompress, Jpeg2000, Sz3, Zfp, filled
 
 pytest.importorskip("PIL", reason="jpeg2000 needs Pillow: pip install 'tuner[round-trips]'")
 pytest.importorskip("zfpy", reason="zfp needs zfpy: pip install 'tuner[round-trips]'")
+pytest.importorskip("skimage", reason="denoisers need scikit-image: pip install 'tuner[denoise]'")
+pytest.importorskip("astropy", reason="hcompress needs astropy: pip install 'tuner[round-trips]'")
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 FLOATS = ("float16", "float32", "float64")
 STEPS = [(step, dtype) for step in (Jpeg2000(1.5), Jpeg2000(80)) for dtype in INTEGERS]
 STEPS += [(step, dtype) for step in (Zfp(0.4), Zfp(30.0)) for dtype in (*INTEGERS, *FLOATS)]
+STEPS += [(HCompress(12), dtype) for dtype in ("uint8", "int16", "uint32", "int64")]
+STEPS += [(s, d) for s in (Sz3(3.0), Butterworth(0.2), NlMeans(0.8)) for d in ("uint8", "int16", "uint64", "float32")]
+STEPS += [(Bm3d(1.0), dtype) for dtype in ("uint16", "float32") if find_spec("bm3d")]
+NOISE = Noise(2.0, 5.0, 1.0, "given", 1.0)
 MARKS = (Marks(), Marks(invalid=(255, 65535)), Marks(saturation=100), Marks(invalid=(-1,), underload=0))
 
 
@@ -40,7 +49,7 @@ def scene(seed: int = 0, shape: tuple[int, int, int] = (2, 90, 110)) -> NDArray[
 
 
 @pytest.mark.parametrize(("step", "dtype"), STEPS, ids=str)
-@settings(max_examples=12)
+@settings(max_examples=10, deadline=None)  # libraries load on first use
 @given(data=st.data())
 def test_the_law_of_filters(step: Step, dtype: str, data: st.DataObject) -> None:
     """Shape, dtype and marks stay, a bound holds where there is one, and frames do not know of each other."""
@@ -50,8 +59,8 @@ def test_the_law_of_filters(step: Step, dtype: str, data: st.DataObject) -> None
     frames = data.draw(arrays.arrays(kind, shape, elements=few, fill=st.integers(0, 9).map(kind.type)))
     mask = np.random.default_rng(shape).random(shape[1:]) < 0.05
     marks = MARKS if kind.kind != "f" else (Marks(), Marks(saturation=100.0, underload=-1.0))
-    pixels = Pixels(data.draw(st.sampled_from(marks)), mask)
-    check_steps([step], kind, None)
+    pixels = Pixels(data.draw(st.sampled_from(marks)), mask, NOISE)
+    check_steps([step], kind, NOISE)
     after = prepare([step], frames, pixels)
     assert (after.dtype, after.shape) == (frames.dtype, frames.shape)
     counts = pixels.valid(frames)
@@ -75,13 +84,18 @@ def test_jpeg2000_comes_nearer_to_the_truth_than_what_was_measured(dtype: str) -
 
 def test_a_higher_ratio_or_bound_takes_more() -> None:
     frames = np.random.default_rng(1).poisson(scene()).astype("uint16")
-    for kind, parameters in ((Jpeg2000, (2, 5, 20, 200)), (Zfp, (2, 20, 200, 2000))):
+    for kind, parameters in (
+        (Jpeg2000, (2, 5, 20, 200)),
+        (Zfp, (2, 20, 200, 2000)),
+        (Sz3, (2, 20, 200)),
+        (HCompress, (4, 40, 400)),
+    ):
         errors = [(prepare([kind(p)], frames, Pixels()).astype(float) - frames).std() for p in parameters]
         assert errors == sorted(errors)
         assert errors[0] < 5 < errors[-1]
 
 
-@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(50.0)], ids=repr)
+@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(50.0), Sz3(20.0), HCompress(100)], ids=repr)
 def test_what_is_in_a_gap_or_saturated_touches_no_other_pixel(step: Step) -> None:
     frames = np.random.default_rng(1).poisson(scene()).astype("int32")
     mask = np.zeros(frames.shape[1:], bool)
@@ -108,6 +122,18 @@ def test_values_that_a_codec_cannot_take_stay() -> None:
     assert (after[:, 50, 60] == 1 << 60).all()
     assert after.max() == 1 << 60
     assert (prepare([Zfp(50.0)], frames, Pixels())[:, 50, 60] == 1 << 60).all()
+    assert (prepare([Sz3(50.0)], frames, Pixels())[:, 50, 60] == 1 << 60).all()
+    after = prepare([HCompress(50)], frames, Pixels())
+    assert (after[:, 50, 60] == 1 << 60).all()
+    assert (after[:, 5, 5] != 1 << 20).any()
+
+
+def test_a_bright_pixel_of_a_narrow_integer_does_not_turn_dark() -> None:
+    """Decoders overshoot: 255 comes back as more, which is no value of 8 bits."""
+    blocks = np.random.default_rng(0).integers(0, 2, (2, 8, 8)).astype("uint8") * 255
+    frames = np.repeat(np.repeat(blocks, 8, 1), 8, 2)
+    for step in (Jpeg2000(12), HCompress(60), Zfp(60.0), Sz3(60.0), Butterworth(0.3)):
+        assert np.abs(prepare([step], frames, Pixels()).astype(int) - frames).max() < 200
 
 
 def test_twice_need_not_be_once() -> None:
@@ -132,7 +158,7 @@ def test_gaps_are_filled_from_what_is_around_them(data: st.DataObject) -> None:
 
 def test_spectra_are_frames_of_one_row() -> None:
     spectra = np.random.default_rng(0).poisson(200, (5, 300)).astype("uint16")
-    for step in (Jpeg2000(5), Zfp(60.0)):
+    for step in (Jpeg2000(5), Zfp(60.0), HCompress(30)):
         after = prepare([step], spectra, Pixels())
         assert 0 < np.abs(after.astype(int) - spectra).max() < 100
 
@@ -140,7 +166,7 @@ def test_spectra_are_frames_of_one_row() -> None:
 READ = "import sys, h5py, hdf5plugin, numpy; numpy.save(sys.argv[2], h5py.File(sys.argv[1])['entry/data/data'][()])"
 
 
-@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(50.0)], ids=repr)
+@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(50.0), Sz3(20.0), HCompress(100)], ids=repr)
 def test_any_reader_opens_the_file(step: Step, tmp_path: Path) -> None:
     frames = np.random.default_rng(1).poisson(scene(0, (6, 90, 110))).astype("uint16")
     frames[:, 20, 30] = 65535
@@ -157,13 +183,16 @@ def test_any_reader_opens_the_file(step: Step, tmp_path: Path) -> None:
     assert not np.array_equal(expected, frames)
 
 
-@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(0.5)], ids=repr)
+@pytest.mark.parametrize("step", [Jpeg2000(10), Zfp(0.5), Sz3(0.5), HCompress(4)], ids=repr)
 def test_documents_come_back(step: Step) -> None:
     assert step_from_dict(step_to_dict(step), "steps[0]") == step
     assert eval(repr(step)) == step
 
 
-@pytest.mark.parametrize(("step", "module", "package"), [(Jpeg2000(10), "PIL", "Pillow"), (Zfp(0.5), "zfpy", "zfpy")])
+@pytest.mark.parametrize(
+    ("step", "module", "package"),
+    [(Jpeg2000(10), "PIL", "Pillow"), (Zfp(0.5), "zfpy", "zfpy"), (HCompress(4), "astropy", "astropy")],
+)
 def test_a_library_that_is_missing_is_named(
     step: Step, module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +207,8 @@ def test_a_library_that_is_missing_is_named(
     [
         ({"step": "jpeg2000", "ratio": 1}, "steps[0].ratio must be a number above 1 and at most 10000, got 1"),
         ({"step": "zfp", "error": 0}, "steps[0].error must be a number above 0, got 0"),
+        ({"step": "sz3", "error": 0}, "steps[0].error must be a number above 0, got 0"),
+        ({"step": "hcompress", "scale": 1.5}, "steps[0].scale must be in 2..1048576, got 1.5"),
     ],
 )
 def test_bad_documents_give_one_line(document: Any, line: str) -> None:

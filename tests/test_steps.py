@@ -363,6 +363,11 @@ def test_every_step_is_held_to_the_law_and_known_to_the_schema_of_profiles() -> 
         "roi",
         "jpeg2000",
         "zfp",
+        "sz3",
+        "hcompress",
+        "butterworth",
+        "nl_means",
+        "bm3d",
     }
     schema = json.loads((Path(__file__).parents[1] / "docs" / "profile.schema.json").read_text())
     described = schema["$defs"]["config"]["properties"]["steps"]["items"]["oneOf"]

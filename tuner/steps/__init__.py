@@ -17,12 +17,13 @@ from tuner.document import Interval, Number, OneOf, check_mapping, join
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
+from tuner.steps.denoise import Bm3d, Butterworth, NlMeans
 from tuner.steps.framewise import ClipBackground, Framewise, Tqc, round_frames
 from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.pointwise import Pointwise, round_pixels
 from tuner.steps.regions import Regional, Regions, Roi, round_around
-from tuner.steps.round_trip import Filter, Jpeg2000, Zfp, filter_frames
+from tuner.steps.round_trip import Filter, HCompress, Jpeg2000, Sz3, Zfp, filter_frames
 from tuner.steps.scale import LeadingBits, Log, Photonise, Power
 from tuner.steps.uniform import Mantissa, Uniform, Window
 
@@ -75,6 +76,11 @@ STEPS: Mapping[str, type[Step]] = {
         Roi,
         Jpeg2000,
         Zfp,
+        Sz3,
+        HCompress,
+        Butterworth,
+        NlMeans,
+        Bm3d,
     )
 }
 
@@ -121,7 +127,7 @@ def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDAr
         elif isinstance(step, Regional):
             prepared = round_around(step, prepared, pixels.marks, pixels.mask, pixels.noise)
         elif isinstance(step, Filter):
-            prepared = filter_frames(step, prepared, pixels.marks, pixels.mask)
+            prepared = filter_frames(step, prepared, pixels.marks, pixels.mask, pixels.noise)
         else:
             assert isinstance(step, Pointwise)
             prepared = round_pixels(step, prepared, pixels.marks, pixels.noise)
