@@ -26,6 +26,9 @@ from tuner.config import (
 )
 from tuner.document import Interval, OneOf, dump_yaml, parse_yaml
 from tuner.errors import InputError
+from tuner.steps.denoise import NlMeans
+from tuner.steps.round_trip import Zfp
+from tuner.steps.uniform import Uniform
 
 INTERVALS = {name: valid for name, valid in VALID.items() if isinstance(valid, Interval)}
 WORDS = {name: valid for name, valid in VALID.items() if isinstance(valid, OneOf)}
@@ -217,6 +220,17 @@ def test_resolving_leaves_nothing_open_and_twice_is_once(
     assert resolved.blosc2.blocksize % resolved.blosc2.typesize == 0
     assert resolved.blosc2.blocksize <= nbytes
     assert resolved.resolve(frame_shape, np.dtype(dtype)) == resolved
+
+
+def test_filters_come_before_one_rounding() -> None:
+    """What a rounding left is not to be moved again."""
+    denoise, trip, rounding = NlMeans(0.8), Zfp(2.0), Uniform(4)
+    for steps in itertools.chain([(), (denoise, trip, rounding)], itertools.combinations((denoise, trip, rounding), 2)):
+        config = Config(steps=steps)
+        assert Config.from_dict(config.to_dict()) == config
+    for steps in ((rounding, denoise), (rounding, Uniform(2)), (denoise, trip, trip, rounding)):
+        with pytest.raises(InputError, match="^steps must be at most 3, filters before one rounding, got "):
+            Config(steps=steps)
 
 
 @pytest.mark.parametrize("chunks", [(1, -1), (1, 8)])

@@ -11,6 +11,7 @@ import numpy as np
 from tuner.document import Interval, OneOf, check_list, check_mapping, join, kind_of
 from tuner.errors import InputError
 from tuner.steps import Step, step_from_dict, step_to_dict
+from tuner.steps.round_trip import Filter
 
 #: Codec names and their c-blosc2 identifiers; those of 32 and above are plug-ins.
 CODECS = {"blosclz": 0, "lz4": 1, "lz4hc": 2, "zlib": 4, "zstd": 5, "j2k": 39, "htj2k": 40}
@@ -118,6 +119,9 @@ class Blosc2:
 #: What the frames of a chunk may be; HDF5 counts in 32 bits. They are never all, as scans differ in length.
 FRAMES = Interval(1, (1 << 32) - 1)
 
+#: Steps of a configuration: a denoiser, a round trip and a rounding.
+MOST_STEPS = 3
+
 #: What a chunk's extent along an axis of a frame may be.
 EXTENT = Interval(1, (1 << 32) - 1, also=-1)
 
@@ -131,12 +135,15 @@ class Config:
     blosc2: Blosc2 = field(default_factory=Blosc2)
     """How a chunk is compressed."""
     steps: tuple[Step, ...] = ()
-    """What is done to whole frames before; none keeps every pixel."""
+    """What is done to whole frames before, filters first and then one rounding; none keeps every pixel."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
-        if len(self.steps) > 1:
-            raise InputError(f"steps must hold at most one rounding, got {' '.join(step.name for step in self.steps)}")
+        if len(self.steps) > MOST_STEPS or not all(isinstance(step, Filter) for step in self.steps[:-1]):
+            raise InputError(
+                f"steps must be at most {MOST_STEPS}, filters before one rounding,"
+                f" got {' '.join(step.name for step in self.steps)}"
+            )
         chunks = check_list(self.chunks, "chunks")
         if not 2 <= len(chunks) <= 3:
             raise InputError(f"chunks must be frames and one or two axes of a frame, got {kind_of(chunks)}")
