@@ -167,6 +167,18 @@ def meets_neggia(dataset: h5py.Dataset) -> bool:
     )
 
 
+def test_data_files_of_a_scan_have_the_index_that_neggia_reads(tmp_path: Path) -> None:
+    frames = np.random.default_rng(1).poisson(5, (30, 16, 20)).astype("uint32")
+    write(tmp_path / "scan_master.h5", frames, "bitshuffle", access="rolling", layout="eiger", roll_every=20)
+    for number, (first, after) in enumerate([(0, 20), (20, 30)], 1):
+        with h5py.File(tmp_path / f"scan_data_{number:06d}.h5") as file:
+            assert meets_neggia(file["entry/data/data"])
+            assert (file["entry/data/data"][()] == frames[first:after]).all()
+    with fabio.open(str(tmp_path / "scan_master.h5")) as images:
+        assert images.nframes == 30
+        assert (images.get_frame(29).data == frames[29]).all()
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_file_is_written_anew_in_another_container(tmp_path: Path, container: str) -> None:
     source = write(tmp_path / "source.h5", FRAMES, "blosc2", profile((4, 16, -1)))

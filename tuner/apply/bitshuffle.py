@@ -115,7 +115,7 @@ class BitshuffleEncoder:
         self._block = self._codec.block_size(dtype.itemsize)
         self._header = _HEADER.pack(self.nbytes, self._block * dtype.itemsize)
         self._bound = self._codec.bound(self._size, dtype.itemsize, self._block)
-        self._scratch = threading.local()
+        self._thread = threading.local()
 
     @property
     def filter_values(self) -> tuple[int, ...]:
@@ -123,17 +123,20 @@ class BitshuffleEncoder:
         return (0, _CODECS[self.container.name], *self._codec.level)
 
     def encode(self, chunk: NDArray[Any], out: NDArray[np.uint8] | None = None) -> bytes:
-        """What the filter makes of a C-contiguous array of `chunk_shape` and `dtype`."""
-        out = getattr(self._scratch, "out", None)
-        if out is None:
-            out = self._scratch.out = np.empty(len(self._header) + self._bound, np.uint8)
-            out[: len(self._header)] = np.frombuffer(self._header, np.uint8)
-        place = out.ctypes.data + len(self._header)
+        """What the filter makes of a C-contiguous array of `chunk_shape` and `dtype`.
+
+        `out` is left alone: what cannot be compressed does not fit into it.
+        """
+        scratch = getattr(self._thread, "scratch", None)
+        if scratch is None:
+            scratch = self._thread.scratch = np.empty(len(self._header) + self._bound, np.uint8)
+            scratch[: len(self._header)] = np.frombuffer(self._header, np.uint8)
+        place = scratch.ctypes.data + len(self._header)
         codec = self._codec
         length = codec.compress(chunk.ctypes.data, place, self._size, self.dtype.itemsize, self._block, *codec.level)
         if length < 0:
             raise CodecError(f"{self.container.name}: cannot compress, error {length}")
-        return out[: len(self._header) + length].tobytes()
+        return scratch[: len(self._header) + length].tobytes()
 
     def decode(self, frame: bytes | memoryview, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The chunk that `encode` made `frame` of, into `out` if given.

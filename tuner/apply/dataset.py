@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import asdict
 from importlib.metadata import version
@@ -48,6 +49,21 @@ def create_dataset(
         properties,
     )
     return h5py.Dataset(identifier)
+
+
+def to_older_index(dataset: h5py.Dataset) -> None:
+    """Have the chunks of a dataset found by the index of HDF5 1.8, which programs that parse files themselves know.
+
+    Between its writes a file may be unreadable: it is for files that nobody has seen yet. Builds of HDF5 that do not
+    export the function leave the dataset as it is.
+    """
+    try:
+        convert = ctypes.CDLL(h5py.h5.__file__).H5Dformat_convert
+    except (OSError, AttributeError):
+        return
+    convert.argtypes = (ctypes.c_int64,)
+    if convert(dataset.id.id) < 0:
+        raise OSError(f"{dataset.name}: its index of chunks cannot be converted")
 
 
 def stamp(dataset: h5py.Dataset, profile: Profile, container: Container) -> None:

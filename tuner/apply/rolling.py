@@ -161,7 +161,7 @@ class RollingFiles:
         part, piece = self._parts[number], self._piece(number)
         part.extend(piece.frames)
         part.file.note(image_numbers(piece))
-        part.file.close()
+        part.file.close(seen=False)
         del self._parts[number]
         # A file that is still open may lie before this one: the master waits for it.
         joins = all(other > number for other in self._parts)

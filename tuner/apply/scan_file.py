@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.checksum import Encoded
-from tuner.apply.dataset import create_dataset, stamp
+from tuner.apply.dataset import create_dataset, stamp, to_older_index
 from tuner.apply.fields import add_fields
 from tuner.apply.nexus import add_detector, data_group
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.provenance import add_process
+from tuner.container import BLOSC2
 from tuner.profile import Profile
 from tuner.stack import convention
 
@@ -95,6 +96,7 @@ class ScanFile:
         h5py.File(path, "x", libver=LIBVER if swmr else None, locking=False).close()
         self._file = h5py.File(path, "r+", libver=LIBVER, locking=False)
         self._frame_shape = layout.frame_shape
+        self._container = layout.encoder.container
         self._noted: dict[str, Any] = {}
         self._discarded = False
         try:
@@ -148,8 +150,10 @@ class ScanFile:
         ours, there = os.fstat(self._descriptor), path.stat()
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
-    def close(self) -> None:
-        """Flush and close."""
+    def close(self, seen: bool = True) -> None:
+        """Flush and close; a file that nobody has seen yet, in the way that its container's readers want."""
+        if not seen and self._container is not BLOSC2:
+            to_older_index(self._dataset)
         self._file.close()
 
     def save(self, frames: int, notes: Notes) -> bool:
