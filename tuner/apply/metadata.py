@@ -95,12 +95,8 @@ class Metadata:
         """Make what becomes of a dataset in a group; None where it stays as it is, for the caller to copy."""
         if (stack := self._beside.get(node.name)) is not None:
             return self._frames(group, name, stack)
-        if node.shape is None or not node.name.startswith(self._entry):
-            return None
-        change = self._pixels(name, node) or self._number(name, node) or self._per_frame(name, node)
+        change = self._change(name, node)
         if change is None:
-            if self._looks_old(node):
-                self.left.append(node.name)
             return None
         values, how = change
         if node.dtype.kind in "biuf":
@@ -109,6 +105,19 @@ class Metadata:
         new = group.create_dataset(name, data=values, dtype=None if node.dtype.kind in "biuf" else node.dtype, **large)
         new.attrs["tuner_reduced"] = how
         return new
+
+    def value(self, node: h5py.Dataset) -> Any:
+        """What a dataset holds, as it becomes."""
+        change = self._change(node.name.rpartition("/")[2], node)
+        return node[()] if change is None else change[0]
+
+    def _change(self, name: str, node: h5py.Dataset) -> _Change:
+        if node.shape is None or not node.name.startswith(self._entry):
+            return None
+        change = self._pixels(name, node) or self._number(name, node) or self._per_frame(name, node)
+        if change is None and self._looks_old(node):
+            self.left.append(node.name)
+        return change
 
     def _frames(self, group: h5py.Group, name: str, stack: Stack) -> h5py.Dataset:
         """Flats or darks, reduced as the data are."""

@@ -18,6 +18,7 @@ from tuner.apply.codec import blosc2
 from tuner.container import Container
 from tuner.document import dump_yaml
 from tuner.profile import Profile
+from tuner.steps.reduced import reductions_to
 
 
 @cache
@@ -65,6 +66,8 @@ def add_process(file: h5py.File, dataset: str, profile: Profile, container: Cont
         "bounds": json.dumps([str(limit) for limit in profile.limits] if profile.config.steps else []),
         "versions": json.dumps(versions()),
     }
+    if profile.reduce:
+        terms["reduce"] = json.dumps(reductions_to(profile.reduce))
     parameters = _group(process, "parameters", "NXparameters")
     for term, value in terms.items():
         parameters[term] = value

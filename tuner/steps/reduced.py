@@ -137,6 +137,12 @@ class Chain:
         """Pixels along an axis that make one pixel."""
         return math.prod(reduction.parts[1] for reduction in self.reductions)
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Row and column of the first pixel that is kept, in pixels as they were."""
+        crop = self.find(Crop)
+        return (0, 0) if crop is None else (crop.top * self.binned, crop.left * self.binned)
+
     def find(self, kind: type[_R]) -> _R | None:
         """The reduction of a kind; None without."""
         return next((reduction for reduction in self.reductions if isinstance(reduction, kind)), None)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tuner.analysis import RadialProfile
 from tuner.errors import InputError
 from tuner.measure.analyses.scan import KNOWN, Measured, Scan, draws, library
+from tuner.steps.reduced import Reduced
 
 #: Each pixel belongs to one bin, so that the errors of bins are independent.
 _METHOD = ("no", "csr", "cython")
@@ -93,9 +94,24 @@ def _integrator(analysis: RadialProfile, scan: Scan) -> Any:
         if not Path(analysis.poni).is_file():
             raise InputError(f"{analysis.poni}: no such file, which analysis {analysis.name} names as poni")
         geometry, unit = load(analysis.poni), "q_nm^-1"
+        source = scan.stack.source
+        wanted = source.original.frame_shape if isinstance(source, Reduced) else scan.stack.frame_shape
         shape = geometry.detector.shape
-        if shape is not None and tuple(shape) != scan.stack.frame_shape:
-            raise InputError(f"{analysis.poni}: must be of frames {scan.stack.frame_shape}, got {tuple(shape)}")
+        if shape is not None and tuple(shape) != wanted:
+            raise InputError(f"{analysis.poni}: must be of frames {wanted}, got {tuple(shape)}")
+        if isinstance(source, Reduced):
+            top, left = source.chain.corner
+            geometry = AzimuthalIntegrator(
+                dist=geometry.dist,
+                poni1=geometry.poni1 - top * geometry.pixel1,
+                poni2=geometry.poni2 - left * geometry.pixel2,
+                rot1=geometry.rot1,
+                rot2=geometry.rot2,
+                rot3=geometry.rot3,
+                pixel1=geometry.pixel1 * source.chain.binned,
+                pixel2=geometry.pixel2 * source.chain.binned,
+                wavelength=geometry.wavelength,
+            )
     else:
         row, column = analysis.centre or _centre(scan)
         # A pixel of a millimetre, so that the distance from the centre is in pixels.

@@ -11,12 +11,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.apply.metadata import Metadata
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.read.links import walk
 from tuner.read.sampling import eligible_frames
 from tuner.stack import Stack
 from tuner.steps import Pixels
+from tuner.steps.reduced import Reduced
 
 #: Bytes of frames that are held at once.
 _BATCH_NBYTES = 32 << 20
@@ -85,19 +87,24 @@ class Scan:
         return np.asarray(noise.gain * light + noise.read_noise**2)
 
     def declared(self, *names: str, size: int = 1) -> NDArray[np.float64] | None:
-        """The numbers that the file has under the first of some names with so many values; None without."""
+        """The numbers that the file has under the first of some names with so many values; None without.
+
+        Of reduced frames they are those that such a file has.
+        """
         try:
             file = h5py.File(self.stack.name, "r", locking=False)
         except OSError:
             return None
         with file:
-            found = {
-                path.rpartition("/")[2]: node
-                for path, node in walk(file)
-                if path.rpartition("/")[2] in names and getattr(node, "size", 0) == size and node.dtype.kind in "iuf"
-            }
-            name = next((name for name in names if name in found), None)
-            return None if name is None else np.asarray(found[name][()], np.float64).reshape(-1)
+            metadata = Metadata(file, self.stack) if isinstance(self.stack.source, Reduced) else None
+            found = {}
+            for path, node in walk(file):
+                name = path.rpartition("/")[2]
+                if name in names and isinstance(node, h5py.Dataset) and node.dtype.kind in "iuf":
+                    value = np.asarray(node[()] if metadata is None else metadata.value(node), np.float64)
+                    if value.size == size:
+                        found[name] = value.reshape(-1)
+            return next((found[name] for name in names if name in found), None)
 
 
 @dataclass(frozen=True, slots=True)
