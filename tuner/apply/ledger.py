@@ -104,7 +104,8 @@ class Ledger:
             self.gaps.remove(start, stop)
         elif start > self.end:
             self.gaps.add(self.end, start)
-        self.end = max(self.end, stop)
+        if stop > self.end:
+            self.end = stop
 
     def slab(self, number: int) -> Slab:
         """The slab of a number, to be filled."""

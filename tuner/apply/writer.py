@@ -122,6 +122,7 @@ class Writer:
         self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth)
         self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
         self._workers = workers
+        self._most_open = depth_of(workers)
         self._refuse = on_overload == "raise"
         self._shedding = Shedding(lossless if on_overload == "shed" else (), depth)
         self._output = output
@@ -179,13 +180,15 @@ class Writer:
             Where the file cannot be written; it names the first frame that is not safe, and the writer is closed.
         """
         frames = np.asarray(frames)
-        if frames.dtype.newbyteorder("=") != self._dtype:
+        if frames.dtype != self._dtype and frames.dtype.newbyteorder("=") != self._dtype:
             raise InputError(f"{self.path}: frames must be {self._dtype}, got {frames.dtype}")
         ndim = len(self._frame_shape)
-        if frames.shape[-ndim:] != self._frame_shape or frames.ndim > ndim + 1:
+        if frames.shape == self._frame_shape:
+            frames = frames[None]
+        elif frames.shape[-ndim:] != self._frame_shape or frames.ndim > ndim + 1:
             many = ", ".join(map(str, ("n", *self._frame_shape)))
             raise InputError(f"{self.path}: frames must have shape {self._frame_shape} or ({many}), got {frames.shape}")
-        self._admit(frames.reshape(-1, *self._frame_shape), index, lossless)
+        self._admit(frames, index, lossless)
 
     def append_compressed(
         self,
@@ -282,20 +285,21 @@ class Writer:
             if number not in ledger.open:
                 self._give_up(self._output.horizon(start + done))
             slab = ledger.slab(number)
-            count = min(size - offset, len(frames) - done)
-            part = frames[done : done + count]
+            part = frames[done : done + size - offset]
+            count = len(part)
             if isinstance(part, list):
                 slab.undecoded.add(offset, part[0])
             else:
                 slab.frames[offset : offset + count] = part
-            slab.lossless[offset : offset + count] = lossless
+            if lossless:
+                slab.lossless[offset : offset + count] = True
             ledger.take(start + done, start + done + count)
-            if not isinstance(part, list) and not lossless:
+            if not isinstance(part, list) and not lossless and self._drift.due():
                 self._look(start + done, part)
             done += count
             if ledger.complete(slab):
                 self._submit(number)
-        while len(ledger.open) > depth_of(self._workers):
+        while len(ledger.open) > self._most_open:
             self._submit(min(ledger.open))
 
     def _check_index(self, index: int, count: int) -> int:
