@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tuner.apply.foreign import verify_written
 from tuner.apply.opening import open_writer
 from tuner.apply.recover import recover
+from tuner.apply.repack import repack
 from tuner.apply.writer import Writer
 from tuner.config import Blosc2, Config
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerError
 from tuner.profile import Match, Profile
 from tuner.read import open_stacks
 
@@ -223,3 +225,111 @@ def test_what_readers_would_not_find_is_refused_and_nothing_is_left(
     with pytest.raises(InputError, match=said):
         opened(path, **about)
     assert not list(tmp_path.iterdir())
+
+
+def apply(source: Path, target: Path, frames: int = 2, **about: Any) -> dict[str, Any]:
+    stacks = open_stacks([source])
+    done = repack(profile(frames), stacks, [source], target, **about)["files"][0]
+    assert verify_written(stacks[0], done["destination"])["frames"] == len(stacks[0])
+    for stack in stacks:
+        stack.source.close()  # type: ignore[union-attr]
+    return dict(done)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_master_that_is_written_anew_stays_one_with_all_that_it_says(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source = master(tmp_path / "raw")
+    done = apply(source, tmp_path / "new_master.h5", workers=2)
+    assert done["shape"] == [12, *SHAPE]
+    assert done["ratio"] > 1
+    assert listing(tmp_path) == [*(f"new_data_00000{number}.h5" for number in (1, 2)), "new_master.h5", "raw"]
+    with h5py.File(source) as old, h5py.File(tmp_path / "new_master.h5") as new:
+        sizes = [len(new["entry/data"][name]) for name in new["entry/data"]]
+        assert sizes == [6, 6]  # five, rounded up to whole chunks
+        described: list[str] = []
+        old["entry/instrument"].visititems(lambda name, node: described.append(name))
+        for name in described:
+            assert name in new["entry/instrument"]
+            if isinstance(old["entry/instrument"][name], h5py.Dataset):
+                assert np.array_equal(old["entry/instrument"][name][()], new["entry/instrument"][name][()])
+        assert [part.attrs["image_nr_high"] for part in new["entry/data"].values()] == [6, 12]
+    command = [sys.executable, "-I", "-c", FOREIGN, str(tmp_path / "new_master.h5")]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert said["sums"] == frames_of(0, 12).sum(axis=(1, 2)).tolist()
+    assert recover(tmp_path / "new_master.h5")["safe"] == [[0, 12]]
+
+
+def test_a_series_becomes_a_master_where_that_is_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", frames_of(0, 7))
+    with pytest.raises(InputError, match=r"out\.h5: must end in _master\.h5"):
+        apply(tmp_path / "scan.npy", tmp_path / "out.h5", layout="eiger")
+    apply(tmp_path / "scan.npy", tmp_path / "out_master.h5", layout="eiger")
+    assert listing(tmp_path) == ["out_data_000001.h5", "out_master.h5", "scan.npy"]
+    with h5py.File(tmp_path / "out_master.h5") as file:
+        assert list(file["entry/data"]) == ["data_000001"]
+        assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 7
+    apply(tmp_path / "scan.npy", tmp_path / "other_master.h5")
+    with h5py.File(tmp_path / "other_master.h5") as file:
+        assert file["entry/data/data"].shape == (7, *SHAPE)
+
+
+def test_a_scan_of_nexus_becomes_a_master_with_what_stands_beside_its_frames(tmp_path: Path) -> None:
+    with open_writer(
+        tmp_path / "scan.h5", profile(), frame_shape=SHAPE, dtype="uint32", mask=MASK, fields=FIELDS
+    ) as writer:
+        writer.append(frames_of(0, 5))
+        writer.append(frames_of(9, 10), index=9)
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        file["entry/data/theta"] = np.arange(10.0)
+        file["entry/data/theta"].make_scale()
+        file["entry/data/data"].dims[0].attach_scale(file["entry/data/theta"])
+        file["entry/data/data"].attrs["units"] = "counts"
+    apply(tmp_path / "scan.h5", tmp_path / "scan_master.h5", frames=1, layout="eiger")
+    with h5py.File(tmp_path / "scan_master.h5") as file:
+        assert sorted(file["entry/data"]) == ["data_000001", "theta"]
+        part = file["entry/data/data_000001"]
+        assert part.attrs["units"] == "counts"
+        assert (part[5] == 2**32 - 1).all()
+        assert part.id.get_num_chunks() == 6  # what was never written is not written now
+        assert (file["entry/instrument/detector/detectorSpecific/pixel_mask"][()] == MASK).all()
+        assert file["entry/instrument/beam/incident_wavelength"][()] == 0.97
+
+
+def test_nothing_of_an_older_master_is_left_and_no_input_is_touched(tmp_path: Path) -> None:
+    source = master(tmp_path)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "scan_master.h5"
+    apply(source, tmp_path / "out", frames=1)
+    assert len(listing(tmp_path / "out")) == 4
+    with pytest.raises(InputError, match="exists already"):
+        apply(source, target)
+    target.unlink()
+    with pytest.raises(InputError, match=r"scan_data_000001\.h5: exists already"):
+        apply(source, target)
+    apply(source, target, frames=12, overwrite=True)
+    assert listing(tmp_path / "out") == ["scan_data_000001.h5", "scan_master.h5"]
+    part = tmp_path / "scan_data_000001.h5"
+    content = part.read_bytes()
+    source.unlink()
+    with pytest.raises(InputError, match=r"scan_data_000001\.h5: is an input"):
+        apply(part, tmp_path / "scan_master.h5", layout="eiger", overwrite=True)
+    assert part.read_bytes() == content
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    """A damaged frame in the last data file is met when the others are complete."""
+    (tmp_path / "raw").mkdir()
+    source = master(tmp_path / "raw")
+    part = tmp_path / "raw" / "scan_data_000003.h5"
+    with h5py.File(part) as file:
+        place = file["entry/data/data"].id.get_chunk_info(1).byte_offset
+    content = bytearray(part.read_bytes())
+    content[place + 40] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(TunerError):
+        apply(source, tmp_path / "new_master.h5")
+    assert listing(tmp_path) == ["raw"]

@@ -198,6 +198,7 @@ def _add_apply(commands: Any) -> None:
     command.add_argument(
         "--container", default="blosc2", metavar="C", help="blosc2 (default), bitshuffle or bitshuffle-zstd"
     )
+    command.add_argument("--layout", metavar="L", help="nexus, or eiger: a master with data files (default: as SRC)")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
@@ -401,6 +402,7 @@ def _apply(options: argparse.Namespace) -> None:
             workers=options.workers,
             again=options.again,
             container=options.container,
+            layout=options.layout,
         )
     _answer(options, done, _applied(done))
 
@@ -465,8 +467,8 @@ def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
         if (originals := len(stacks)) != (files := len(options.files)):
             raise InputError(f"--against must name one original for each file, got {originals} for {files}")
         for original, written in zip(stacks, options.files, strict=True):
+            profile.match.check(original.dtype, original.frame_shape, original.name)
             stack = reduced(original, profile.reduce)
-            profile.match.check(stack.dtype, stack.frame_shape, stack.name)
             preparation = Preparation.of_stack(profile, stack)
             verified.append({"path": written, **verify_written(stack, written, preparation=preparation)})
     made = " as the profile's steps made them" if profile.config.steps else ""

@@ -7,6 +7,7 @@ order, or, where `each` is true, of each of its frames.
 
 import hashlib
 import json
+import re
 import sys
 from typing import Any
 
@@ -15,28 +16,46 @@ import hdf5plugin
 import numpy as np
 
 
-def find(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset of that name, or the one that carries a profile's digest."""
-    if name:
-        if not isinstance(file.get(name), h5py.Dataset):
-            raise ValueError(f"no dataset {name} in it")
-        return file[name]
-    found = file.visititems(
-        lambda _, node: node.name if isinstance(node, h5py.Dataset) and "tuner_digest" in node.attrs else None
-    )
+class Linked:
+    """The datasets behind the links of a Dectris master, as one."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self.parts = [group[name] for name in sorted(group) if re.fullmatch(r"data_\d{6}", name)]
+        if not self.parts:
+            raise ValueError(f"no data files are linked in {group.name}")
+        first = self.parts[0]
+        self.name, self.dtype, self.chunks, self.id = group.name, first.dtype, first.chunks, first.id
+        self.shape = (sum(map(len, self.parts)), *first.shape[1:])
+
+    def __getitem__(self, selection: tuple[slice, ...]) -> np.ndarray[Any, Any]:
+        """Frames of a slice of the first axis; what is left of the selection is that of each."""
+        frames, start = [np.empty((0, *self.shape[1:]), self.dtype)], 0
+        for part in self.parts:
+            first, stop = max(selection[0].start - start, 0), min(selection[0].stop - start, len(part))
+            if first < stop:
+                frames.append(part[first:stop])
+            start += len(part)
+        return np.concatenate(frames)
+
+
+def find(file: h5py.File, name: str) -> Any:
+    """The dataset of that name, or what carries a profile's digest: a dataset, or a group of links."""
+    if name and name not in file:
+        raise ValueError(f"no dataset {name} in it")
+    found = name or file.visititems(lambda _, node: node.name if "tuner_digest" in node.attrs else None)
     if found is None:
         raise ValueError("no dataset in it was written with a profile")
-    return file[found]
+    return Linked(file[found]) if isinstance(file[found], h5py.Group) else file[found]
 
 
-def codec(dataset: h5py.Dataset) -> int:
+def codec(dataset: Any) -> int:
     """The codec that the Blosc2 filter is declared with; -1 where it is not in use."""
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(index) for index in range(properties.get_nfilters())]
     return next((values[6] for number, _, values, _ in filters if number == 32026 and len(values) > 6), -1)
 
 
-def digests(dataset: h5py.Dataset, corner: list[int], extent: list[int], each: bool) -> list[str | None]:
+def digests(dataset: Any, corner: list[int], extent: list[int], each: bool) -> list[str | None]:
     """The SHA-256 of a slab, or of each of its frames; None where it cannot be read."""
     selections = [tuple(slice(first, first + size) for first, size in zip(corner, extent, strict=True))]
     if each:

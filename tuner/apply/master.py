@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.fields import add_groups
 from tuner.apply.nexus import data_group
@@ -112,7 +113,8 @@ def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Not
             link(group, pieces)
             replace(layout, mask=None).describe(file, group)  # the mask has a place of its own
             group.attrs.update(notes)
-            _add_eiger_detector(file, layout, sum(piece.frames for piece in pieces))
+            frames = sum(piece.frames for piece in pieces)
+            add_eiger_detector(file, layout.frame_shape, layout.dtype, layout.mask, frames)
         else:
             dataset = join(group, layout.name, pieces, layout.frame_shape, layout.dtype, layout.fill)
             layout.describe(file, dataset)
@@ -128,20 +130,22 @@ def count_images(file: h5py.File, frames: int) -> None:
         specific["nimages"][()] = frames
 
 
-def _add_eiger_detector(file: h5py.File, layout: Layout, frames: int) -> None:
-    """What neggia, durin and dxtbx ask of a master beside its links, as far as the user said nothing else."""
+def add_eiger_detector(
+    file: h5py.File, frame_shape: tuple[int, ...], dtype: np.dtype[Any], mask: NDArray[np.bool_] | None, frames: int
+) -> None:
+    """What neggia, durin and dxtbx ask of a master beside its links, as far as the file says nothing else."""
     import hdf5plugin
 
     detector, specific = add_groups(file, _DETECTOR), add_groups(file, _SPECIFIC)
-    mask = np.zeros(layout.frame_shape, np.uint32) if layout.mask is None else layout.mask.astype(np.uint32)
-    height, width = layout.frame_shape
+    numbers = np.zeros(frame_shape, np.uint32) if mask is None else mask.astype(np.uint32)
+    height, width = frame_shape
     known = [
-        (detector, "bit_depth_image", np.uint32(8 * layout.dtype.itemsize)),
+        (detector, "bit_depth_image", np.uint32(8 * dtype.itemsize)),
         (specific, "nimages", np.uint32(frames)),
         (specific, "ntrigger", np.uint32(1)),
         (specific, "x_pixels_in_detector", np.uint32(width)),
         (specific, "y_pixels_in_detector", np.uint32(height)),
-        (specific, "number_of_excluded_pixels", np.uint32(mask.sum())),
+        (specific, "number_of_excluded_pixels", np.uint32(numbers.sum())),
     ]
     saturation = detector.get("saturation_value")
     if saturation is not None and saturation.dtype.kind in "iuf":
@@ -152,7 +156,7 @@ def _add_eiger_detector(file: h5py.File, layout: Layout, frames: int) -> None:
         if name not in group:
             group[name] = value
     if "pixel_mask" not in specific:  # gzip is not what neggia reads
-        specific.create_dataset("pixel_mask", data=mask, chunks=mask.shape, **hdf5plugin.Bitshuffle())
+        specific.create_dataset("pixel_mask", data=numbers, chunks=frame_shape, **hdf5plugin.Bitshuffle())
     if "pixel_mask" not in detector:
         detector["pixel_mask"] = specific["pixel_mask"]
     # dxtbx compares classes with bytes, which is what h5py reads of texts of fixed length.

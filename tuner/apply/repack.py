@@ -8,14 +8,18 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.cut import corners, slabs
+from tuner.apply.data_files import DataFiles
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
+from tuner.apply.master import add_eiger_detector, check_eiger, count_images, data_files
 from tuner.apply.metadata import Metadata, note, reduced_fill
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
 from tuner.apply.pipeline import Pipeline, default_workers, depth_of
@@ -29,6 +33,7 @@ from tuner.container import CONTAINERS, Container
 from tuner.errors import InputError, TunerError, TunerWarning
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
+from tuner.read.nexus import SERIES
 from tuner.read.storage import open_file, physical
 from tuner.stack import Kind, Stack
 from tuner.steps.reduced import Reduced, reduced, times_smaller
@@ -44,13 +49,15 @@ def repack(
     workers: int | None = None,
     again: bool = False,
     container: str = "blosc2",
+    layout: str | None = None,
 ) -> dict[str, Any]:
     """Write stacks as `profile` says, each into a file that appears under its name when it is complete.
 
     An HDF5 source is copied whole: groups, attributes, links, dimension scales, and other datasets as they are stored.
     Its stack keeps path, shape, fill value and what was never written. What it was joined from, a virtual dataset or
     the external links of a Dectris master, becomes one real dataset in the place of the first: for a master, `data`
-    beside where `data_000001` was, and the links are dropped. Of any other source a NeXus file is made.
+    beside where `data_000001` was, and the links are dropped; unless a master is written again, with data files beside
+    it. Of any other source a NeXus file is made.
 
     Parameters
     ----------
@@ -71,6 +78,9 @@ def repack(
         Let a profile's steps change frames that were written lossily before.
     container : "blosc2", "bitshuffle" or "bitshuffle-zstd"
         As for `open_writer`.
+    layout : "nexus" or "eiger", optional
+        One file, or a master with data files as an Eiger has them, which appear one after the other, the master last; a
+        destination must end in ``_master.h5``. By default, a Dectris master that is written to such a name stays one.
 
     Returns
     -------
@@ -88,18 +98,24 @@ def repack(
     """
     if container not in CONTAINERS:
         raise InputError(f"container must be {' or '.join(CONTAINERS)}, got {container}")
+    if layout not in (None, "nexus", "eiger"):
+        raise InputError(f"layout must be 'nexus' or 'eiger', got {layout!r}")
+    place = check_dataset_path(dataset or "/entry/data/data")
     targets = _targets(stacks, source_paths, Path(destination))
     plans = []
     for stack, target in zip(stacks, targets, strict=True):
+        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
         view = reduced(stack, profile.reduce)
-        profile.match.check(view.dtype, view.frame_shape, stack.name)
         if target.exists() and any(path.exists() and target.samefile(path) for path in _inputs(stack, source_paths)):
             raise InputError(f"{target}: is an input; it must be another file")
         check_target(target, overwrite)
         if (profile.reduce or profile.config.steps) and not again:
             _check_untouched(stack)
-        plans.append(_Plan(profile, stack, view, CONTAINERS[container]))
-    place = check_dataset_path(dataset or "/entry/data/data")
+        plan = _Plan(profile, stack, view, CONTAINERS[container])
+        if _becomes_eiger(stack, target, layout):
+            _check_eiger(stack, view, target, place, overwrite, source_paths)
+            plan.master = target
+        plans.append(plan)
     files = [
         _write(plan, target, place, overwrite, workers or default_workers())
         for plan, target in zip(plans, targets, strict=True)
@@ -132,6 +148,35 @@ def _inputs(stack: Stack, source_paths: Sequence[str | os.PathLike[str]]) -> Ite
             yield from (Path(node.file.filename) for name in stack.source.datasets for node in physical(file[name]))
 
 
+def _becomes_eiger(stack: Stack, target: Path, layout: str | None) -> bool:
+    if layout is not None:
+        return layout == "eiger"
+    return _is_series(stack) and target.name.endswith("_master.h5")
+
+
+def _is_series(stack: Stack) -> bool:
+    return SERIES.fullmatch((stack.dataset or "").rpartition("/")[2]) is not None
+
+
+def _check_eiger(
+    stack: Stack,
+    view: Stack,
+    target: Path,
+    place: str,
+    overwrite: bool,
+    source_paths: Sequence[str | os.PathLike[str]],
+) -> None:
+    if isinstance(stack.source, Hdf5Source):
+        place = f"{stack.source.datasets[0].rpartition('/')[0]}/data".strip("/")
+    check_eiger(target, place, view.frame_shape)
+    if len(view.lead_shape) != 1:
+        raise InputError(f"{stack.name}: must have three axes for the layout of an Eiger, got shape {view.shape}")
+    for _, path in data_files(target):
+        check_target(path, overwrite)
+        if any(source.exists() and path.samefile(source) for source in _inputs(stack, source_paths)):
+            raise InputError(f"{path}: is an input; it must be another file")
+
+
 def _check_untouched(stack: Stack) -> None:
     """Raise InputError where the stack was written lossily: errors of two passes add up, and no evidence is of both."""
     if isinstance(stack.source, Hdf5Source):
@@ -148,6 +193,9 @@ class _Plan:
 
     def __init__(self, profile: Profile, original: Stack, stack: Stack, container: Container) -> None:
         self.profile = profile
+        self.master: Path | None = None
+        """Where there are to be data files, the master that links them."""
+        self.files: DataFiles | None = None
         self.original = original
         self.stack = stack
         self.preparation = Preparation.of_stack(profile, stack)
@@ -174,7 +222,12 @@ class _Plan:
         stored = stack.source.stored_bytes()
         tiles = len(list(corners((1, *stack.frame_shape), (1, *self.encoder.chunk_shape[1:]))))
         depth = depth_of(workers, tiles if self.preparation.steps else 1)
-        pipeline = Pipeline(self.encoder, dataset.id.write_direct_chunk, workers, depth=depth)
+        write = dataset.id.write_direct_chunk
+        if self.master is not None:
+            each = -(-_frames_of_a_file(self.original) // self.lead_chunk[0]) * self.lead_chunk[0]
+            self.files = DataFiles(self.master, each, len(stack), partial(self._create_like, dataset))
+            write = self.files.write
+        pipeline = Pipeline(self.encoder, write, workers, depth=depth)
         try:
             for slab in slabs(stack.lead_shape, self.lead_chunk):
                 if stored is not None and not stored[slab.start : slab.stop].any():
@@ -188,6 +241,39 @@ class _Plan:
         finally:
             pipeline.close()
 
+    def finish(self, dataset: h5py.Dataset) -> _Written:
+        """What a dataset came to that is filled; links to data files take its place, where these have the frames."""
+        if self.files is None:
+            return _Written.of([(0, dataset)], self.stack)
+        group, file, stack = dataset.parent, dataset.file, self.stack
+        for name in [name for name in dataset.attrs if name.startswith("tuner_")]:
+            group.attrs[name] = dataset.attrs[name]
+        for dimension in dataset.dims:
+            for scale in dimension.values():
+                dimension.detach_scale(scale)
+        del group[dataset.name]
+        parts = self.files.join(group)
+        add_eiger_detector(file, stack.frame_shape, stack.dtype, stack.mask, len(stack))
+        if len(stack) != len(self.original):
+            count_images(file, len(stack))
+        written = _Written.of(parts, stack)
+        for _, part in parts:
+            part.file.close()
+        return replace(written, dataset=f"{group.name}/data_000001")
+
+    def _create_like(self, dataset: h5py.Dataset, group: h5py.Group, name: str, frames: int) -> h5py.Dataset:
+        """A part of a dataset, in a file of its own."""
+        shape = (frames, *self.stack.frame_shape)
+        part = create_dataset(group, name, shape, (None, *shape[1:]), self.chunks, self.encoder, dataset.fillvalue)
+        of_all = ("DIMENSION_LIST", "tuner_lossless_frames")
+        part.attrs.update({name: value for name, value in dataset.attrs.items() if name not in of_all})
+        return part
+
+
+def _frames_of_a_file(stack: Stack) -> int:
+    """As many as the data files had that a stack is read from, or what Dectris takes by default."""
+    return stack.source.shapes[0][0] if isinstance(stack.source, Hdf5Source) and _is_series(stack) else 1000
+
 
 def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int) -> dict[str, Any]:
     start = time.perf_counter()
@@ -198,13 +284,18 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
             written = _copy(plan, source, temporary, workers)
         else:
             written = _fresh(plan, temporary, place, workers)
-        publish(temporary, target, overwrite)
+        if plan.files is None:
+            publish(temporary, target, overwrite)
+        else:
+            plan.files.publish(temporary, overwrite)
     except TunerError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:  # what h5py makes of HDF5's errors
         raise TunerError(f"{target}: cannot be written: {reason(error)}; nothing is left of it") from None
     finally:
         temporary.unlink(missing_ok=True)
+        if plan.files is not None:
+            plan.files.discard()
     return {
         "source": stack.name,
         "destination": str(target),
@@ -232,21 +323,23 @@ class _Written:
     """Of the chunks that hold data frames alone: those that a search measures. None where there are none."""
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset, stack: Stack) -> _Written:
-        """Ask a dataset that is complete."""
+    def of(cls, parts: Sequence[tuple[int, h5py.Dataset]], stack: Stack) -> _Written:
+        """Ask datasets that are complete, of which the first has the frames from a number on."""
         lead = len(stack.lead_shape)
         data = np.ones(stack.lead_shape, np.bool_) if stack.kinds is None else stack.kinds == Kind.DATA
         data, totals = data.reshape(stack.lead_shape), np.zeros(2)
 
-        def add(chunk: Any) -> None:
+        def add(data: NDArray[np.bool_], dataset: h5py.Dataset, chunk: Any) -> None:
             inside = tuple(slice(at, at + n) for at, n in zip(chunk.chunk_offset, dataset.chunks, strict=True))
             if data[inside[:lead]].all():
                 pixels = math.prod(min(s.stop, n) - s.start for s, n in zip(inside, dataset.shape, strict=True))
                 totals[:] += pixels * stack.dtype.itemsize, chunk.size
 
-        dataset.id.chunk_iter(add)
+        for start, dataset in parts:
+            dataset.id.chunk_iter(partial(add, data[start:] if start else data, dataset))
         ratio = float(totals[0] / totals[1]) if totals[1] else None
-        return cls(str(dataset.name), dataset.id.get_storage_size(), ratio)
+        nbytes = sum(dataset.id.get_storage_size() for _, dataset in parts)
+        return cls(str(parts[0][1].name), nbytes, ratio)
 
 
 def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Written:
@@ -281,7 +374,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
             if metadata.left:
                 text = f"{stack.name}: not reduced, as what they mean is not known: {', '.join(metadata.left)}"
                 warnings.warn(text, TunerWarning, stacklevel=2)
-        return _Written.of(made[0], stack)
+        return plan.finish(made[0])
 
 
 def _new_file(path: Path, like: h5py.File) -> h5py.File:
@@ -307,4 +400,4 @@ def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
         plan.fill(dataset, workers)
         if isinstance(stack.source, Reduced):
             note(dataset, stack)
-        return _Written.of(dataset, stack)
+        return plan.finish(dataset)

@@ -52,7 +52,7 @@ class Hdf5Source:
         self.datasets = datasets
         self.frame_ndim = frame_ndim
         self.dtype = dtype
-        self._shapes = shapes
+        self.shapes = shapes
         self._cache = cache
         self._leads = [shape[: len(shape) - frame_ndim] for shape in shapes]
         self._ends = np.cumsum([int(np.prod(lead, dtype=np.int64)) for lead in self._leads])
@@ -67,7 +67,7 @@ class Hdf5Source:
         InputError
             Where the file is damaged or changed since it was opened.
         """
-        frame_shape = self._shapes[0][len(self._shapes[0]) - self.frame_ndim :]
+        frame_shape = self.shapes[0][len(self.shapes[0]) - self.frame_ndim :]
         pieces = [np.empty((0, *frame_shape), self.dtype)]
         for name, lead, end in zip(self.datasets, self._leads, self._ends, strict=True):
             first = int(end) - int(np.prod(lead, dtype=np.int64))
