@@ -37,10 +37,10 @@ def profile_for(stack: Stack, words: str, steps: tuple[Any, ...] = ()) -> Profil
     config = Config((1, *(-1,) * view.frame_ndim), Blosc2("zstd", clevel=1))
     return Profile(
         "reduces",
-        Match(view.dtype.name),
+        Match(stack.dtype.name),
         Config(config.chunks, config.blosc2, steps),
         config,
-        Invalid(view.invalid, None, view.saturation, view.underload),
+        Invalid(stack.invalid, None, stack.saturation, stack.underload),
         reduce=reductions,
     )
 
@@ -378,13 +378,14 @@ def test_a_search_finds_a_profile_for_reduced_frames(home: Path, capsys: pytest.
     profile = found.profile
     profile.save(home / "p.yaml")
     assert load_profile(home / "p.yaml", strict=True) == profile
-    assert profile.match.dtype == "uint32"
-    assert profile.match.frame_shape == (33, 40)
+    assert profile.match.frame_shape == (66, 80)
+    assert profile.form.dtype == np.uint32
+    assert profile.form.frame_shape == (33, 40)
     assert profile.config.steps
     assert profile.noise is not None
     assert (profile.noise.gain, profile.noise.read_noise) == (1, 0)
     about = profile.evidence["reduction"]
-    assert about["of"] == {"dtype": "uint16", "frame_shape": [66, 80], "frames": 40}
+    assert (about["dtype"], about["frame_shape"], about["frames"]) == ("uint32", [33, 40], [40, 10])
     assert about["ratio"] == 8
     assert about["compared_with"] == "the same reduction of the original"
     files = [str(home / name) for name in ("p.yaml", "scan.npy", "out.h5")]

@@ -110,7 +110,7 @@ def _add_demo(commands: Any) -> None:
         commands, "demo", _demo, "simulate a scan as NeXus", "tuner demo -o scan.nxs --technique mx --frames 20"
     )
     command.add_argument("-o", "--output", type=_path, metavar="FILE", required=True, help="the file to write")
-    command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf or jungfrau")
+    command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf, jungfrau or xpcs")
     command.add_argument("--frames", type=_whole, default=64, metavar="N", help="how many (default 64)")
     command.add_argument("--seed", type=_whole, default=0, metavar="S", help="decides sample and noise (default 0)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -33,8 +33,8 @@ from tuner.goal import Constraint, Goal
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import check_steps
-from tuner.steps.reduced import reductions_from, reductions_to
-from tuner.steps.reductions import Reduction
+from tuner.steps.reduced import Chain, reductions_from, reductions_to
+from tuner.steps.reductions import Form, Reduction
 
 #: The profile's version; older ones are read for ever, newer ones refused.
 SCHEMA = 1
@@ -61,7 +61,7 @@ class EvidenceVoidWarning(TunerWarning):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The frames that a profile is for, as its reductions make them."""
+    """The frames that a profile is for."""
 
     dtype: str
     """Name of the pixels' dtype, in native byte order."""
@@ -143,7 +143,13 @@ class Profile:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """Goal, metrics with spread, baselines, sample, digest of the data, machine, versions, date."""
     reduce: tuple[Reduction, ...] = ()
-    """What makes fewer pixels or frames of what the detector gives; all else is of what comes of them."""
+    """What makes fewer pixels or frames of those of `match` and `invalid`; all else is of what comes of it."""
+
+    @property
+    def form(self) -> Form:
+        """What its reductions make of the frames that it is for; a frame shape that says nothing where any is taken."""
+        ndim = len(self.config.chunks) - 1
+        return _reduced(self.match, self.invalid, self.reduce, ndim)
 
     @property
     def readers(self) -> Readers:
@@ -215,16 +221,25 @@ class Profile:
         envelope = check_mapping(document.get("envelope", {}), join(place, "envelope"))
         match = _match(document["match"], join(place, "match"))
         noise = _noise(document.get("noise"), join(place, "noise"))
-        config = _config(document["config"], join(place, "config"), match, noise)
+        invalid = _invalid(document.get("invalid", {}), join(place, "invalid"))
+        reductions = reductions_from(document.get("reduce", []), join(place, "reduce"))
+        config = Config.from_dict(document["config"], join(place, "config"))
+        fallback = replace(config, steps=())
+        if "fallback" in document:
+            fallback = Config.from_dict(document["fallback"], join(place, "fallback"))
+        try:
+            form = _reduced(match, invalid, reductions, len(config.chunks) - 1)
+        except InputError as error:
+            raise InputError(f"{join(place, 'reduce')}: {error}") from None
+        _check_config(config, join(place, "config"), match, form, noise)
+        _check_config(fallback, join(place, "fallback"), match, form, noise)
         profile = cls(
             name=check_str(document["name"], join(place, "name")),
             match=match,
             config=config,
-            fallback=_config(document["fallback"], join(place, "fallback"), match, noise)
-            if "fallback" in document
-            else replace(config, steps=()),
-            reduce=reductions_from(document.get("reduce", []), join(place, "reduce")),
-            invalid=_invalid(document.get("invalid", {}), join(place, "invalid")),
+            fallback=fallback,
+            reduce=reductions,
+            invalid=invalid,
             noise=noise,
             envelope={name: check_bounds(v, join(place, f"envelope.{name}")) for name, v in envelope.items()},
             evidence=_evidence(document.get("evidence", {}), join(place, "evidence")),
@@ -309,18 +324,22 @@ def _match(document: Any, place: str) -> Match:
     return Match(dtype, axes, shape)
 
 
-def _config(document: Any, place: str, match: Match, noise: Noise | None) -> Config:
-    config = Config.from_dict(document, place)
+def _reduced(match: Match, invalid: Invalid, reductions: Sequence[Reduction], ndim: int) -> Form:
+    """What reductions make of frames."""
+    shape = (1 << 31,) * ndim if match.frame_shape is None else match.frame_shape
+    return Chain(reductions, Form(shape, np.dtype(match.dtype), invalid.marks)).after
+
+
+def _check_config(config: Config, place: str, match: Match, form: Form, noise: Noise | None) -> None:
     try:
-        check_steps(config.steps, np.dtype(match.dtype), noise)
+        check_steps(config.steps, form.dtype, noise)
     except InputError as error:
         raise InputError(join(place, str(error))) from None
     if match.frame_shape is not None:
         try:
-            config.resolve(match.frame_shape, np.dtype(match.dtype))
+            config.resolve(form.frame_shape, form.dtype)
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
-    return config
 
 
 def _invalid(document: Any, place: str) -> Invalid:

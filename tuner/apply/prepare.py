@@ -19,7 +19,7 @@ from tuner.steps import Pixels, Step, prepare
 
 
 class Preparation:
-    """What a profile does to whole frames before they are cut into chunks.
+    """What a profile does to whole frames, once they are reduced, before they are cut into chunks.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Preparation:
 
     def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None, watch: Watch | None = None) -> None:
         self.steps: Sequence[Step] = profile.config.steps
-        self.pixels = Pixels(profile.invalid.marks, mask, profile.noise)
+        self.pixels = Pixels(profile.form.marks, mask, profile.noise)
         self._watch = watch
         self._limits = profile.limits
 
@@ -45,7 +45,7 @@ class Preparation:
         InputError
             Where it says so by other values than those that the profile's steps leave alone.
         """
-        marks = profile.invalid.marks
+        marks = profile.form.marks
         if profile.config.steps and stack.marks != marks:
             raise InputError(f"{stack.name}: the profile's steps leave {marks} alone, but the file has {stack.marks}")
         return cls(profile, stack.mask)

@@ -27,7 +27,6 @@ from tuner.measure.timing import machine, versions
 from tuner.profile import Profile
 from tuner.simulate.simulation import texture
 from tuner.stack import Stack
-from tuner.steps.reduced import reduced
 
 #: Frames that are played in turn, so that neither reading nor simulating is what is measured.
 _PLAYED_NBYTES = 256 << 20
@@ -195,8 +194,7 @@ def _worst(times: NDArray[np.float64]) -> float:
 def _frames_of(profile: Profile, stack: Stack | None) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """What is played, shape (n, *frame_shape), and which pixels do not count."""
     if stack is not None:
-        made = reduced(stack, profile.reduce)
-        profile.match.check(made.dtype, made.frame_shape, stack.name)
+        profile.match.check(stack.dtype, stack.frame_shape, stack.name)
         each = max(1, math.prod(stack.frame_shape) * stack.dtype.itemsize)
         frames = stack.read(0, min(len(stack), max(1, _PLAYED_NBYTES // each)))
         if not len(frames):
@@ -205,8 +203,6 @@ def _frames_of(profile: Profile, stack: Stack | None) -> tuple[NDArray[Any], NDA
     shape = profile.match.frame_shape
     if shape is None:
         raise InputError(f"profile {profile.name} must have a frame_shape for frames to be simulated: give --data")
-    if profile.reduce:
-        raise InputError(f"profile {profile.name} reduces frames, and knows only what they become: give --data")
     mask = None if profile.invalid.mask is None else np.zeros(shape, np.bool_)
     return simulated(shape, np.dtype(profile.match.dtype)), mask
 

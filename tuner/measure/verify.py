@@ -45,7 +45,7 @@ def verify_original(
     ----------
     profile : Profile
     stacks : sequence of Stack
-        The originals, which the profile's reductions make into frames of the dtype and shape that it is for.
+        Of the dtype and frame shape that the profile is for.
     sample_nbytes : int
         Bytes of the sample that requirements are measured on.
     notify : callable
@@ -67,9 +67,9 @@ def verify_original(
     VerificationError
         Naming the first frame that does not come back bit for bit, or the requirement that is not met.
     """
-    originals, stacks = stacks, [reduced(stack, profile.reduce) for stack in stacks]
     for stack in stacks:
         profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+    originals, stacks = stacks, [reduced(stack, profile.reduce) for stack in stacks]
     if profile.config.steps and profile.evidence.get("goal"):
         check_allowed(Goal.from_dict(profile.evidence["goal"], "evidence.goal"), allow_code)
     pixels = stored = frames = 0

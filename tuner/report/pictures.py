@@ -55,8 +55,8 @@ def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: in
     InputError
         Where the profile is for other frames or keeps every pixel, and where the frame does not exist.
     """
-    stack = reduced(stack, profile.reduce)
     profile.match.check(stack.dtype, stack.frame_shape, stack.name)
+    stack = reduced(stack, profile.reduce)
     if not profile.config.steps:
         raise InputError(f"{profile.name}: must have steps, as there is nothing to show where every pixel is kept")
     number = _middle(stack) if frame is None else frame

@@ -34,7 +34,7 @@ from tuner.search.evidence import other_containers, profile_of, readable, traits
 from tuner.search.lossy import REPORTED, NoiseFound, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, Promise, hold, units_for
-from tuner.search.reduction import about_reduction, noise_of
+from tuner.search.reduction import about_reduction, as_of, noise_of
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space, shipped
@@ -219,7 +219,7 @@ def find_profile(
         if lossy.steps:
             profile = lossy.into(profile)
         if reductions:
-            profile = replace(profile, reduce=reductions, evidence={**profile.evidence, "reduction": about})
+            profile = as_of(profile, originals[0], reductions, about)
     return Found(profile, result, log.path)
 
 

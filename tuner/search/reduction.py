@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tuner.errors import InputError
 from tuner.noise import Noise
+from tuner.profile import Invalid, Profile
 from tuner.read.sampling import Sample
+from tuner.search.evidence import digest_of
 from tuner.stack import Stack
 from tuner.steps.reduced import Chain, Reduced, times_smaller
-from tuner.steps.reductions import Scale
+from tuner.steps.reductions import Reduction, Scale
 
 #: Frames that are looked at for pixels that a reduction hides, at most.
 _FRAMES = 16
@@ -40,12 +43,12 @@ def about_reduction(originals: Sequence[Stack], stacks: Sequence[Stack], sample:
     InputError
         Where pixels that count have no value afterwards, as they are below the dtype that they are scaled to.
     """
-    first = originals[0]
     frames = ((stacks[run.stack], run.start + i) for run in sample.runs for i in range(len(run.frames)))
     hidden = [_hidden(*frame) for frame in itertools.islice(frames, _FRAMES)]
     return {
-        "of": {"dtype": first.dtype.name, "frame_shape": list(first.frame_shape), "frames": sum(map(len, originals))},
-        "frames": sum(map(len, stacks)),
+        "dtype": stacks[0].dtype.name,
+        "frame_shape": list(stacks[0].frame_shape),
+        "frames": [sum(map(len, originals)), sum(map(len, stacks))],
         "ratio": float(f"{times_smaller(originals, stacks):.5g}"),
         "compared_with": "the same reduction of the original",
         "saturated": {
@@ -53,6 +56,20 @@ def about_reduction(originals: Sequence[Stack], stacks: Sequence[Stack], sample:
             "after": float(f"{np.mean([after for _, after in hidden]):.3g}"),
         },
     }
+
+
+def as_of(profile: Profile, original: Stack, reductions: tuple[Reduction, ...], about: Mapping[str, Any]) -> Profile:
+    """The profile of reduced frames as one that reduces them: for frames as they were, with the evidence of that."""
+    mask = original.mask
+    return replace(
+        profile,
+        match=replace(profile.match, dtype=original.dtype.name, frame_shape=original.frame_shape),
+        invalid=Invalid(
+            original.invalid, None if mask is None else digest_of(mask), original.saturation, original.underload
+        ),
+        reduce=reductions,
+        evidence={**profile.evidence, "reduction": dict(about)},
+    )
 
 
 def _hidden(stack: Stack, frame: int) -> tuple[float, float]:
