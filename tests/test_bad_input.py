@@ -164,7 +164,7 @@ def test_a_wrong_dataset_or_wrong_axes(
     ("options", "said"),
     [
         (["--space", "portabel"], "space must be one of compatible counting float integrating plugins portable quick"),
-        (["--goal", "archiv"], "goal must be one of acquire archive balanced mx noise-equivalent read saxs sub-noise"),
+        (["--goal", "archiv"], "goal must be one of acquire archive balanced coherent mx noise-equivalent read saxs"),
         (["--space", "missing.yaml"], "missing.yaml: no such file"),
         (["--maximize", "ratioo"], "--maximize must be one of ratio "),
         (["--maximize", "ratio", "--maximize", "ratio"], "once"),

@@ -229,7 +229,7 @@ def test_filters_come_before_one_rounding() -> None:
         config = Config(steps=steps)
         assert Config.from_dict(config.to_dict()) == config
     for steps in ((rounding, denoise), (rounding, Uniform(2)), (denoise, trip, trip, rounding)):
-        with pytest.raises(InputError, match="^steps must be at most 3, filters before one rounding, got "):
+        with pytest.raises(InputError, match=r"^steps must be at most 3, filters before one rounding, got "):
             Config(steps=steps)
 
 

@@ -24,6 +24,7 @@ from tuner.simulate.tomography import draw_phantom, project
 from tuner.stack import Kind
 
 SHAPES = {"tomography": (96, 128), "mx": (160, 150), "saxs": (160, 150), "xrf": (4, 1300), "jungfrau": (128, 192)}
+SHAPES["xpcs"] = (96, 120)
 each_technique = pytest.mark.parametrize("technique", TECHNIQUES)
 
 
@@ -65,7 +66,7 @@ def test_a_seed_decides_everything_in_another_process() -> None:
 
 
 def test_frames_do_not_depend_on_how_many_follow() -> None:
-    for technique in ("mx", "jungfrau"):
+    for technique in ("mx", "jungfrau", "xpcs"):
         assert np.array_equal(frames_of(technique, 3), frames_of(technique, 6)[:3])
 
 
@@ -260,9 +261,9 @@ def test_the_reader_understands_the_file(technique: str, tmp_path: Path) -> None
     assert stack.shape == simulation.shape
     assert stack.axes == tuple(axis.path for axis in simulation.axes)
     assert stack.frame_ndim == (1 if simulation.interpretation == "spectrum" else 2)
-    assert (stack.mask is not None) == (technique in ("mx", "saxs"))
+    assert (stack.mask is not None) == (technique in ("mx", "saxs", "xpcs"))
     assert (stack.kinds is not None) == (technique == "tomography")
-    assert stack.photon_counting == (technique in ("mx", "saxs", "xrf"))
+    assert stack.photon_counting == (technique in ("mx", "saxs", "xrf", "xpcs"))
     stack.source.close()
 
 

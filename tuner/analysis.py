@@ -295,6 +295,77 @@ class Spectrum(_Checked):
     }
 
 
+class _Rings(_Checked):
+    """Parameters of what is averaged over rings around the beam."""
+
+    inner: float
+    outer: float
+
+    valid: ClassVar[Mapping[str, Valid]] = {
+        "centre": Maybe(Point()),
+        "rings": Interval(1, 1000),
+        "inner": Number(least=0.0),
+        "outer": Number(least=0.0),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outer and self.outer <= self.inner:
+            raise InputError(f"outer must be above inner, got {self.outer:g} and {self.inner:g}")
+
+
+@dataclass(frozen=True)
+class G2(_Rings):
+    """Correlation of intensities in time, as X-ray photon correlation spectroscopy (XPCS) does it."""
+
+    name: str = "g2"
+    """What its numbers are called by."""
+    centre: tuple[float, float] | None = None
+    """Row and column that the beam would hit; the file's own where it is not given."""
+    rings: int = 8
+    """How many rings of equal width are correlated."""
+    inner: float = 0.0
+    """Radius from which they begin, in pixels."""
+    outer: float = 0.0
+    """Radius at which they end, in pixels; 0 for that of 99 % of the pixels."""
+    frames: int = 1024
+    """Consecutive frames that are correlated at most, from the middle of the scan."""
+
+    kind: ClassVar[str] = "g2"
+    every: ClassVar[bool] = True
+    valid: ClassVar[Mapping[str, Valid]] = {**_Rings.valid, "frames": Interval(16, 1 << 20)}
+    figures: ClassVar[Mapping[str, Figure]] = {
+        "error_bars": Figure("largest change of g2, at any delay in any ring, in its error bars", "error bars", "scan"),
+        "contrast_percent": Figure("largest change of g2 - 1 at the first delay, if known to 1 %", "%", "scan"),
+        "rate_error_bars": Figure("largest change of a relaxation rate, in its error bars", "error bars", "scan"),
+        "rate_percent": Figure("largest change of a relaxation rate that is known to 1 %", "%", "scan"),
+    }
+
+
+@dataclass(frozen=True)
+class Contrast(_Rings):
+    """Contrast of speckles, as coherent diffraction imaging and ptychography live on it."""
+
+    name: str = "contrast"
+    """What its numbers are called by."""
+    centre: tuple[float, float] | None = None
+    """Row and column that the beam would hit; the file's own where it is not given."""
+    rings: int = 8
+    """How many rings of equal width are looked at."""
+    inner: float = 0.0
+    """Radius from which they begin, in pixels."""
+    outer: float = 0.0
+    """Radius at which they end, in pixels; 0 for that of 99 % of the pixels."""
+
+    kind: ClassVar[str] = "contrast"
+    every: ClassVar[bool] = False
+    figures: ClassVar[Mapping[str, Figure]] = {
+        "error_bars": Figure("largest change of a ring's contrast, in its error bars", "error bars", "scan"),
+        "percent": Figure("largest change of a contrast that is known to 1 %", "%", "scan"),
+        "shift": Figure("largest change of a ring's contrast", "1", "scan"),
+    }
+
+
 @dataclass(frozen=True)
 class Own(_Checked):
     """The user's own pipeline: it gets frames before and after as files, and returns named numbers.
@@ -326,8 +397,12 @@ class Own(_Checked):
             raise InputError(f"analysis must name module.function after python:, got {kind_of(what)}")
 
 
+_KINDS = (RadialProfile, Peaks, Reconstruction, Spectrum, G2, Contrast)
+
 #: Every analysis that is not the user's own by its kind.
-ANALYSES: Mapping[str, type[Any]] = {kind.kind: kind for kind in (RadialProfile, Peaks, Reconstruction, Spectrum)}
+ANALYSES: Mapping[str, type[Any]] = {
+    kind.kind: kind for kind in (RadialProfile, Peaks, Reconstruction, Spectrum, G2, Contrast)
+}
 
 
 def analysis_to_dict(analysis: Any) -> dict[str, Any]:

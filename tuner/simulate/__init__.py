@@ -23,6 +23,7 @@ from tuner.simulate.nexus import write_nexus
 from tuner.simulate.saxs import Saxs
 from tuner.simulate.simulation import Field, Simulation, Technique
 from tuner.simulate.tomography import Tomography
+from tuner.simulate.xpcs import Xpcs
 from tuner.simulate.xrf import Xrf
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Simulation",
     "Technique",
     "Tomography",
+    "Xpcs",
     "Xrf",
     "simulate",
     "write_nexus",
@@ -46,6 +48,7 @@ TECHNIQUES: Mapping[str, Callable[..., Technique]] = {
     "saxs": Saxs,
     "xrf": Xrf,
     "jungfrau": Jungfrau,
+    "xpcs": Xpcs,
 }
 
 
@@ -72,7 +75,7 @@ def simulate(technique: str, frames: int, seed: int, shape: tuple[int, int] | No
     --------
     >>> simulate("tomograpy", frames=8, seed=0)
     Traceback (most recent call last):
-    tuner.errors.InputError: technique must be one of tomography mx saxs xrf jungfrau, got 'tomograpy' \
+    tuner.errors.InputError: technique must be one of tomography mx saxs xrf jungfrau xpcs, got 'tomograpy' \
 (did you mean 'tomography'?)
     """
     OneOf(tuple(TECHNIQUES)).check(technique, "technique")

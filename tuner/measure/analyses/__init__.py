@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.analysis import Own, Peaks, RadialProfile, Reconstruction, Spectrum
+from tuner.analysis import G2, Contrast, Own, Peaks, RadialProfile, Reconstruction, Spectrum
 from tuner.errors import InputError
 from tuner.evaluation import Evaluation
 from tuner.goal import Goal
+from tuner.measure.analyses.contrast import compare_contrasts
+from tuner.measure.analyses.g2 import compare_g2
 from tuner.measure.analyses.own import run_own
 from tuner.measure.analyses.peaks import compare_peaks
 from tuner.measure.analyses.radial_profile import compare_profiles
@@ -34,6 +36,8 @@ _RUN: Mapping[type[Any], Callable[[Any, Scan], dict[str, Measured]]] = {
     Peaks: compare_peaks,
     Reconstruction: compare_reconstructions,
     Spectrum: compare_spectra,
+    G2: compare_g2,
+    Contrast: compare_contrasts,
     Own: run_own,
 }
 
