@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tuner.profile import Profile
 from tuner.steps import Pixels
+from tuner.steps.reduced import Chain
 from tuner.traits import traits
 
 #: Into how many pieces a sample is cut for the envelope, to see how its traits vary.
@@ -47,9 +48,12 @@ class Drift:
         One without an envelope is never left, nor is one for data with a mask where none is given.
     pixels : Pixels
         Which pixels count.
+    chain : Chain, optional
+        The profile's reductions, where frames are given that are not reduced yet.
     """
 
-    def __init__(self, profile: Profile, pixels: Pixels) -> None:
+    def __init__(self, profile: Profile, pixels: Pixels, chain: Chain | None = None) -> None:
+        self._chain = chain
         self.outside: dict[str, list[float]] = {}
         """What was left: trait to [value, low, high, frame]."""
         self._pixels = pixels
@@ -86,7 +90,8 @@ class Drift:
             The ratio of late, None where nothing was written.
         """
         assert self._pool is not None
-        self._seen.append(frames[: self._frames - sum(map(len, self._seen))].copy())
+        wanted = frames[: self._frames - sum(map(len, self._seen))]
+        self._seen.append(wanted.copy() if self._chain is None else self._chain.frames(wanted))
         if sum(map(len, self._seen)) == self._frames:
             self._looking = self._pool.submit(self._judge, number, np.concatenate(self._seen), ratio())
             self._seen = []

@@ -14,6 +14,7 @@ from tuner.apply.checksum import Encoded
 from tuner.apply.output import Output
 from tuner.apply.runs import Runs
 from tuner.errors import InputError
+from tuner.steps.reductions import Form
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,8 @@ class Ledger:
     chunk_shape : tuple of int
     depth : int
         Chunks in flight: what was submitted that many chunks ago is written.
+    given : Form, optional
+        What frames are as they are given, where they are reduced before they are written.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Ledger:
         fill: Any,
         chunk_shape: tuple[int, ...],
         depth: int,
+        given: Form | None = None,
     ) -> None:
         self.output = output
         self.end = 0
@@ -66,9 +70,9 @@ class Ledger:
         self.lost = Runs()
         """Gaps that cannot be filled any more."""
         self._nbytes = self._stored_nbytes = 0
-        self._shape = (chunk_shape[0], *frame_shape)
-        self._dtype = dtype
-        self._fill = fill
+        self._shape = (chunk_shape[0], *(frame_shape if given is None else given.frame_shape))
+        self._dtype = dtype if given is None else given.dtype
+        self._fill = fill if given is None else given.filler
         self._depth = depth
         self._last_tile = tuple((n - 1) // c * c for n, c in zip(frame_shape, chunk_shape[1:], strict=True))
         self._chunk_nbytes = int(np.prod(chunk_shape)) * dtype.itemsize

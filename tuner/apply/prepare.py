@@ -16,10 +16,11 @@ from tuner.profile import Profile
 from tuner.quality import compare
 from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, Step, prepare
+from tuner.steps.reduced import Chain
 
 
 class Preparation:
-    """What a profile does to whole frames, once they are reduced, before they are cut into chunks.
+    """What a profile does to whole frames before they are cut into chunks.
 
     Parameters
     ----------
@@ -28,9 +29,18 @@ class Preparation:
         True where a pixel does not count in any frame, shape of a frame.
     watch : Watch, optional
         Which frames are held to what the profile promises of them; one that breaks that stays as it is.
+    chain : Chain, optional
+        The profile's reductions, where frames are given that are not reduced yet.
     """
 
-    def __init__(self, profile: Profile, mask: NDArray[np.bool_] | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        mask: NDArray[np.bool_] | None = None,
+        watch: Watch | None = None,
+        chain: Chain | None = None,
+    ) -> None:
+        self.chain = chain
         self.steps: Sequence[Step] = profile.config.steps
         self.pixels = Pixels(profile.form.marks, mask, profile.noise)
         self._watch = watch
@@ -51,10 +61,12 @@ class Preparation:
         return cls(profile, stack.mask)
 
     def __call__(self, frames: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Frames as they are stored, shape (n, *frame_shape); those of `kept`, shape (n,), as they are.
+        """Frames as they are stored, shape (n, *frame_shape); those of `kept`, shape (n,), as they are or are reduced.
 
         A frame that breaks what is promised of it is noted in `kept`.
         """
+        if self.chain is not None:
+            frames = self.chain.frames(frames)
         prepared = prepare(self.steps, frames, self.pixels)
         if not self.steps or kept is None:
             return prepared
@@ -66,6 +78,11 @@ class Preparation:
             kept |= broken
         prepared[kept] = frames[kept]
         return prepared
+
+    @property
+    def changes(self) -> bool:
+        """Whether frames are stored as anything but what they are."""
+        return bool(self.steps) or self.chain is not None
 
     def breaches(self, frames: NDArray[Any], prepared: NDArray[Any]) -> list[str | None]:
         """Which limit on quality each of some frames breaks, in words; None for a frame that keeps all."""
@@ -96,7 +113,7 @@ class Batch:
     ) -> None:
         self._frames = frames
         self._decode = decode
-        self._preparation = preparation if preparation is not None and preparation.steps else None
+        self._preparation = preparation if preparation is not None and preparation.changes else None
         self._kept = kept
         self._lock = threading.Lock()
 

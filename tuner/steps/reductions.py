@@ -230,7 +230,7 @@ class Crop:
 
     def frames(self, frames: NDArray[Any], before: Form, after: Form) -> NDArray[Any]:
         """Cropped frames, shape (n, *frame_shape)."""
-        return np.ascontiguousarray(frames[(slice(None), *self.places(len(before.frame_shape)))])
+        return frames[(slice(None), *self.places(len(before.frame_shape)))].copy()
 
     def noise(self, noise: Noise, ndim: int) -> Noise:
         """As it was."""
