@@ -1,16 +1,18 @@
 """How fast the writer is, beside other ways to the same file, and beside what the machine could do at best.
 
-    python benchmarks/writer.py [--quick] [--rounds 7] [--disk FOLDER] [--output results/writer.md]
+    python benchmarks/writer.py [--rows NAME...] [--quick] [--rounds 7] [--disk FOLDER] [--output results/writer.md]
 
-Simulated frames of three sizes, lossless with lz4 and with zstd 1 (tomography) and rounded to the noise (photon
+Simulated frames of four sizes, lossless with lz4 and with zstd 1 (tomography) and rounded to the noise (photon
 counts), to a memory file system and to a disk. All methods take turns, round after round; ratios are taken within a
-round. Run it on a machine that does nothing else.
+round. Run it on a machine that does nothing else. What is measured is kept in the folder `--work`, a file a row: rows
+can be measured one by one, and the page is made of all that are there. `--rows` alone measures none.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import os
 import statistics
@@ -19,9 +21,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,12 @@ import blosc2
 import h5py
 import hdf5plugin
 import numpy as np
-from grid import write_table
 from numpy.typing import NDArray
+from writer_page import METHODS, picture, write_page
 
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
 from tuner.apply.cut import corners, cut
-from tuner.apply.encode import Encoder, cparams
+from tuner.apply.encode import ROOM_NBYTES, Encoder, cparams
 from tuner.apply.opening import open_writer
 from tuner.apply.pipeline import default_workers
 from tuner.apply.prepare import Preparation
@@ -48,12 +50,16 @@ from tuner.simulate.tomography import scan_kinds
 from tuner.stack import Kind
 from tuner.steps.noise_aware import Sigma
 
-#: Rows and columns of a frame, and the chunks that it is stored in.
+#: Rows and columns of a frame, the chunks that it is stored in, and how many frames `append` is given at once.
 SIZES = {
-    "128x128": ((128, 128), (64, -1, -1)),
-    "2 Mpixel": ((1024, 2048), (1, -1, -1)),
-    "16 Mpixel": ((4096, 4096), (1, 1024, -1)),
+    "22x26": ((22, 26), (1024, -1, -1), 1),
+    "22x26, 64 at once": ((22, 26), (1024, -1, -1), 64),
+    "128x128": ((128, 128), (64, -1, -1), 1),
+    "2 Mpixel": ((1024, 2048), (1, -1, -1), 1),
+    "16 Mpixel": ((4096, 4096), (1, 1024, -1), 1),
 }
+#: To memory alone.
+TINY = ("22x26", "22x26, 64 at once")
 #: Of the table of workers and frame sizes, lossless.
 SIDES = (32, 128, 512, 1024, 2048, 4096)
 CODECS = {
@@ -62,7 +68,6 @@ CODECS = {
     "sigma + zstd 1": Blosc2("zstd", clevel=1),
 }
 FILTERS = {"lz4": ("lz4", 1), "zstd 1": ("zstd", 1), "sigma + zstd 1": ("zstd", 1)}
-METHODS = ("ours", "ours, verified", "Blosc2 filter", "Bitshuffle filter", "naive pool", "uncompressed")
 #: Different frames are simulated as far as this, and repeated beyond.
 _SIMULATED_NBYTES = 24 << 20
 
@@ -74,6 +79,7 @@ class Case:
     size: str
     shape: tuple[int, int]
     chunks: tuple[int, ...]
+    at_once: int
     codec: str
 
     @property
@@ -141,8 +147,8 @@ def ours(path: Path, case: Case, total: int, workers: int, verify: str = "off") 
         path, case.profile, frame_shape=case.shape, dtype=case.dtype, workers=workers, verify=verify
     ) as writer:
         for slab in slabs(case, total):
-            for frame in slab:
-                writer.append(frame)
+            for first in range(0, len(slab), case.at_once):
+                writer.append(slab[first] if case.at_once == 1 else slab[first : first + case.at_once])
 
 
 def through_filter(path: Path, case: Case, total: int, **options: Any) -> None:
@@ -206,32 +212,15 @@ def timed(folder: Path, write: Callable[[Path], None]) -> tuple[float, float, in
         path.unlink(missing_ok=True)
 
 
-@dataclass
-class Parts:
+def parts_of(case: Case, folder: Path, total: int) -> dict[str, float]:
     """Seconds that each part takes for one byte of pixels, one after the other in one thread."""
-
-    prepare: float
-    encode: float
-    checksum: float
-    write: float
-
-    @property
-    def total(self) -> float:
-        return self.prepare + self.encode + self.checksum + self.write
-
-    def bound(self, cores: int) -> float:
-        """The most MB/s: all cores always busy, or the file always being written to."""
-        return min(cores / self.total, 1 / self.write) / 1e6
-
-
-def parts_of(case: Case, folder: Path, total: int) -> Parts:
-    """Each part timed alone, on the frames that the methods write."""
     config = case.resolved
     prepare = Preparation(case.profile)
     encoder = Encoder(config.blosc2, config.chunks, case.dtype)
     seconds = defaultdict(float)
     nbytes, kept = 0, 0
     encoded: list[bytes] = []
+    out = np.empty(encoder.nbytes + ROOM_NBYTES, np.uint8)
     for slab in slabs(case, total):
         start = time.perf_counter()
         prepared = prepare(slab)
@@ -239,13 +228,13 @@ def parts_of(case: Case, folder: Path, total: int) -> Parts:
         nbytes += slab.nbytes
         for _, chunk in cut(prepared, config.chunks):
             start = time.perf_counter()
-            frame = encoder.encode(chunk)
+            frame = encoder.encode(chunk, out)
             between = time.perf_counter()
             code = fletcher32(frame)
             seconds["checksum"] += time.perf_counter() - between
             seconds["encode"] += between - start
             if kept < 2 * last_level_cache():
-                encoded.append(frame + code.to_bytes(CHECKSUM_NBYTES, "little"))
+                encoded.append(bytes(frame) + code.to_bytes(CHECKSUM_NBYTES, "little"))
                 kept += len(encoded[-1])
 
     def write(path: Path) -> None:
@@ -257,91 +246,43 @@ def parts_of(case: Case, folder: Path, total: int) -> Parts:
                 made.id.write_direct_chunk(place, frame)
 
     seconds["write"] = timed(folder, write)[0]
-    return Parts(**{name: seconds[name] / nbytes for name in ("prepare", "encode", "checksum", "write")})
+    return {name: seconds[name] / nbytes for name in ("prepare", "encode", "checksum", "write")}
 
 
-@dataclass
-class Row:
-    """What was measured of one case on one target."""
-
-    mb_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    parts: list[Parts] = field(default_factory=list)
-    ratio: float = 0.0
-
-    def share(self, method: str, cores: int) -> float:
-        """The median over rounds of ours over `method`, or over the bound."""
-        others = [p.bound(cores) for p in self.parts] if method == "bound" else self.mb_s[method]
-        return statistics.median(o / other for o, other in zip(self.mb_s["ours"], others, strict=True))
-
-
-def measure(case: Case, folder: Path, rounds: int, nbytes: int, workers: int, only: Sequence[str] = METHODS) -> Row:
+def measure(
+    case: Case, folder: Path, rounds: int, nbytes: int, workers: int, only: Sequence[str] = METHODS
+) -> dict[str, Any]:
     """All methods and the parts of the bound in turn; the first round, which touches everything, does not count."""
     depth = case.resolved.chunks[0]
     pixels = math.prod(case.shape) * case.dtype.itemsize
     total = -(-max(nbytes, 4 * depth * pixels) // (depth * pixels)) * depth
-    row = Row()
+    speeds = defaultdict(list)
+    parts, cpu_ns, ratio = [], [], 0.0
     for turn in range(rounds + 1):
-        parts = parts_of(case, folder, total)
-        if turn:
-            row.parts.append(parts)
+        parts.append(parts_of(case, folder, total))
         for name, method in methods(case, workers).items():
             if name not in only:
                 continue
             seconds, cpu, stored = timed(folder, lambda path, method=method: method(path, total))  # type: ignore[misc]
             if turn:
-                row.mb_s[name].append(total * pixels / seconds / 1e6)
+                speeds[name].append(total * pixels / seconds / 1e6)
             if turn and name == "ours":
-                row.ratio = total * pixels / stored
-                row.mb_s["cpu"].append(cpu / (total * pixels) * 1e9)
-    return row
+                ratio = total * pixels / stored
+                cpu_ns.append(cpu / (total * pixels) * 1e9)
+    return {"mb_s": speeds, "parts": parts[1:], "cpu_ns": cpu_ns, "ratio": ratio}
 
 
-def table(rows: Mapping[tuple[Case, str], Row], cores: int) -> list[str]:
-    lines = [
-        f"| frames | stored with | to | ratio | {' | '.join(METHODS)} | bound | of the bound | times Blosc2 filter |",
-        f"|---|---|---|---:|{'---:|' * (len(METHODS) + 3)}",
-    ]
-    for (case, target), row in rows.items():
-        speeds = [f"{statistics.median(row.mb_s[name]):,.0f}" for name in METHODS]
-        bound = statistics.median(p.bound(cores) for p in row.parts)
-        lines.append(
-            f"| {case.size} | {case.codec} | {target} | {row.ratio:.2f} | {' | '.join(speeds)} | {bound:,.0f}"
-            f" | {row.share('bound', cores):.0%} | {row.share('Blosc2 filter', cores):.2f} |"
-        )
-    return lines
+def measure_row(size: str, codec: str, folder: Path, rounds: int, nbytes: int, cores: int) -> dict[str, Any]:
+    """One row of the first table."""
+    return measure(Case(size, *SIZES[size], codec), folder, rounds, nbytes, cores)
 
 
-def parts_table(rows: Mapping[tuple[Case, str], Row]) -> list[str]:
-    names = ("prepare", "encode", "checksum", "write")
-    lines = [
-        f"| frames | stored with | to | {' | '.join(names)} | ours, CPU of all threads |",
-        "|---|---|---|" + "---:|" * 5,
-    ]
-    for (case, target), row in rows.items():
-        cells = [f"{statistics.median(getattr(p, name) for p in row.parts) * 1e9:.3f}" for name in names]
-        cpu = statistics.median(row.mb_s["cpu"])
-        lines.append(f"| {case.size} | {case.codec} | {target} | {' | '.join(cells)} | {cpu:.3f} |")
-    return lines
-
-
-def workers_table(sides: Sequence[int], folder: Path, rounds: int, nbytes: int, cores: int) -> list[str]:
-    """MB/s and the share of the bound, for every number of workers and frame size."""
+def measure_workers(side: int, folder: Path, rounds: int, nbytes: int, cores: int) -> dict[str, Any]:
+    """One row of the second: every number of workers for frames of one size, lossless."""
+    case = Case(f"{side}x{side}", (side, side), (max(1, (2 << 20) // (2 * side * side)), -1, -1), 1, "lz4")
     counts = range(1, cores + 2)
-    headings = " | ".join(f"{count} worker{'s' * (count > 1)}" for count in counts)
-    lines = [
-        f"| frames | {headings} | CPU s / GB | bound |",
-        f"|---|{'---:|' * (len(counts) + 2)}",
-    ]
-    for side in sides:
-        case = Case(f"{side}x{side}", (side, side), (max(1, (2 << 20) // (2 * side * side)), -1, -1), "lz4")
-        measured = [measure(case, folder, rounds, nbytes, count, only=("ours",)) for count in counts]
-        speeds = [statistics.median(row.mb_s["ours"]) for row in measured]
-        bound = statistics.median(p.bound(cores) for row in measured for p in row.parts)
-        cpu = statistics.median(measured[-2].mb_s["cpu"])
-        cells = " | ".join(f"{speed:,.0f}" for speed in speeds)
-        lines.append(f"| {case.size}, {case.chunks[0]} to a chunk | {cells} | {cpu:.2f} | {bound:,.0f} |")
-        print(lines[-1], flush=True)
-    return lines
+    measured = [measure(case, folder, max(1, rounds // 2), nbytes // 4, count, only=("ours",)) for count in counts]
+    return {"side": side, "chunk": case.chunks[0], "workers": measured}
 
 
 _FIRST_FRAME = {
@@ -381,61 +322,55 @@ def first_frame(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round of everything, to see that it works")
+    cores = default_workers()
+    tables = {
+        f"{size} {codec} {to}": (size, codec, to)
+        for size, codec, to in itertools.product(SIZES, CODECS, ("memory", "disk"))
+        if to == "memory" or size not in TINY
+    }
+    scaling = {f"workers {side}x{side}": side for side in SIDES}
+    names = [*tables, *scaling, "first frame"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="rows: " + "; ".join(names)
+    )
+    parser.add_argument("--rows", nargs="*", choices=names, default=names, metavar="NAME", help="only these")
+    parser.add_argument("--quick", action="store_true", help="one short round of each, to see that it works")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--disk", default=tempfile.gettempdir(), help="a folder on the disk to write to")
-    parser.add_argument("--size", action="append", choices=SIZES, help="only these sizes")
-    parser.add_argument("--codec", action="append", choices=CODECS, help="only these codecs")
-    parser.add_argument("--output", default="results/writer.md")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tuner-writer")
+    parser.add_argument("--output", type=Path, default=Path("results/writer.md"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/writer.png"))
     options = parser.parse_args()
     rounds, nbytes = (1, 8 << 20) if options.quick else (options.rounds, 1 << 30)
-    cores = default_workers()
-    load = os.getloadavg()[0]
-    rows: dict[tuple[Case, str], Row] = {}
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory, tempfile.TemporaryDirectory(dir=options.disk) as disk:
-        for size, codec in itertools.product(options.size or SIZES, options.codec or CODECS):
-            case = Case(size, *SIZES[size], codec)
-            for target, folder in (("memory", memory), ("disk", disk)):
-                row = rows[case, target] = measure(case, Path(folder), rounds, nbytes, cores)
-                print(table({(case, target): row}, cores)[-1], flush=True)
-        scaling = workers_table(
-            SIDES[1::2] if options.quick else SIDES, Path(memory), max(1, rounds // 2), nbytes // 4, cores
-        )
-        starts = first_frame(Path(memory), rounds)
-    write_table(
+    work: Path = options.work / "quick" if options.quick else options.work
+    work.mkdir(parents=True, exist_ok=True)
+    kept = {name: work / f"{name.replace(' ', '_').replace(',', '')}.json" for name in names}
+    for name in options.rows:
+        if kept[name].exists():
+            continue
+        target = options.disk if name.endswith("disk") else "/dev/shm"
+        load = os.getloadavg()[0]
+        with tempfile.TemporaryDirectory(dir=target) as made:
+            folder = Path(made)
+            if name in tables:
+                size, codec, to = tables[name]
+                row = measure_row(size, codec, folder, rounds, nbytes, cores)
+                row |= {"size": size, "codec": codec, "to": to}
+            elif name in scaling:
+                row = measure_workers(scaling[name], folder, rounds, nbytes, cores)
+            else:
+                row = first_frame(folder, rounds)
+        kept[name].write_text(json.dumps({**row, "load": load, "cores": cores, "rounds": rounds, "nbytes": nbytes}))
+        print(f"{name}: measured", flush=True)
+    rows = {name: json.loads(path.read_text()) for name, path in kept.items() if path.exists()}
+    write_page(
         options.output,
-        [
-            "# The writer, beside other ways to the same file",
-            "",
-            f"`python benchmarks/writer.py{' --quick' * options.quick}`: MB of pixels per second, medians of {rounds}"
-            f" rounds of {nbytes >> 20} MB, until the file is closed and synced; load average before {load:.1f}."
-            " Tomography as uint16, photon counts as int32; 128x128 in chunks of 64 frames, 2 Mpixel in whole frames,"
-            " 16 Mpixel in quarters. *Ours* takes frame after frame, with checksums; *verified*: with the default"
-            ' verify="sample", of which each thread\'s first chunk weighs more here than in a scan. The *filters* are'
-            " hdf5plugin's through h5py, a row of chunks at a time; the *naive pool* maps threads over chunks,"
-            f" without checksums. The *bound* is {cores} cores / (prepare + encode + checksum + write seconds for a"
-            " byte), or what writing alone allows, whichever is less. Ratios are taken within a round.",
-            "",
-            *table(rows, cores),
-            "",
-            "## Nanoseconds for a byte of pixels",
-            "",
-            "Each part alone, in one thread; and what all threads of the writer take for all of them, copy included.",
-            "",
-            *parts_table(rows),
-            "",
-            "## Workers and size of frames",
-            "",
-            "lz4, to a memory file system, MB/s; the bound is that of all cores.",
-            "",
-            *scaling,
-            "",
-            "## From the start of the interpreter to the first frame accepted",
-            "",
-            *(f"- {name}: {seconds:.2f} s" for name, seconds in starts.items()),
-        ],
+        [rows[name] for name in tables if name in rows],
+        [rows[name] for name in scaling if name in rows],
+        rows.get("first frame"),
     )
+    if some := [rows[name] for name in scaling if name in rows]:
+        picture(options.picture, some)
 
 
 if __name__ == "__main__":
