@@ -161,22 +161,30 @@ class Recorder(io.BytesIO):
         return super().truncate(size)
 
 
-@pytest.mark.parametrize(("frames", "per_flush", "tiles"), [(60, 1, 1), (120, 7, 1), (60, 3, 3), (300, 100, 1)])
-def test_what_was_flushed_reads_after_every_single_write_to_the_file(frames: int, per_flush: int, tiles: int) -> None:
+@pytest.mark.parametrize(
+    ("frames", "per_flush", "tiles", "datasets"),
+    [(60, 1, 1, 1), (120, 7, 1, 1), (60, 3, 3, 1), (300, 100, 1, 1), (60, 1, 1, 2), (120, 7, 1, 3)],
+)
+def test_what_was_flushed_reads_after_every_single_write_to_the_file(
+    frames: int, per_flush: int, tiles: int, datasets: int
+) -> None:
     """HDF5's B-tree fails this in the middle of a flush; the newer index, which the writer chooses, does not."""
     recorder = Recorder()
     h5py.File(recorder, "w").close()
     encoder = Encoder(Blosc2(typesize=2), (1, 2, 2), np.dtype("uint16"))
     safe: dict[int, int] = {}
     with h5py.File(recorder, "r+", libver=("v110", "v110")) as file:
-        dataset = create_dataset(file, "data", (0, 2 * tiles, 2), (None, 2 * tiles, 2), (1, 2, 2), encoder)
+        names = ["data", *map(str, range(1, datasets))]
+        shapes = (0, 2 * tiles, 2), (None, 2 * tiles, 2), (1, 2, 2)
+        made = [create_dataset(file, name, *shapes, encoder) for name in names]
         file.flush()
         safe[len(recorder.log)] = 0
         for number in range(frames):
-            dataset.resize(number + 1, axis=0)
-            for tile in range(tiles):
-                chunk = with_checksum(encoder.encode(np.full((1, 2, 2), number + 1, "uint16")))
-                dataset.id.write_direct_chunk((number, 2 * tile, 0), chunk)
+            for dataset in made:
+                dataset.resize(number + 1, axis=0)
+                for tile in range(tiles):
+                    chunk = with_checksum(encoder.encode(np.full((1, 2, 2), number + 1, "uint16")))
+                    dataset.id.write_direct_chunk((number, 2 * tile, 0), chunk)
             if number % per_flush == per_flush - 1:
                 file.flush()
                 safe[len(recorder.log)] = number + 1
@@ -192,4 +200,5 @@ def test_what_was_flushed_reads_after_every_single_write_to_the_file(frames: int
         flushed = safe.get(count, flushed)
         if flushed is not None:
             with h5py.File(io.BytesIO(bytes(image))) as file:
-                assert file["data"][:flushed, -1, -1].tolist() == list(range(1, flushed + 1))
+                for name in names:
+                    assert file[name][:flushed, -1, -1].tolist() == list(range(1, flushed + 1))

@@ -489,13 +489,13 @@ def _recover(options: argparse.Namespace) -> None:
     from tuner.apply.recover import recover
 
     found = recover(options.file)
-    runs = ", ".join(f"{first} to {after - 1}" for first, after in found["safe"]) or "none"
     notes = ["its flag is cleared"] * found["cleared"] + [f"{name} is finished" for name in found["finished"]]
-    _answer(
-        options,
-        found,
-        "; ".join([f"{options.file}: {found['dataset']}: of {found['frames']} frames safe: {runs}", *notes]),
-    )
+    said = [
+        f"{options.file}: {one['dataset']}: of {one['frames']} frames safe: "
+        + (", ".join(f"{first} to {after - 1}" for first, after in one["safe"]) or "none")
+        for one in (found, *found["beside"])
+    ]
+    _answer(options, found, "; ".join([*said, *notes]))
 
 
 def _show(options: argparse.Namespace) -> None:

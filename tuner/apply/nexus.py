@@ -32,24 +32,52 @@ def data_group(file: h5py.File, dataset: str) -> h5py.Group:
     file.attrs["NX_class"] = "NXroot"
     group: h5py.Group = file
     for depth, part in enumerate(groups):
-        group.attrs["default"] = part
-        group = group.create_group(part)
+        if "default" not in group.attrs:
+            group.attrs["default"] = part
         last = depth == len(groups) - 1
-        group.attrs["NX_class"] = "NXdata" if last else "NXentry" if depth == 0 else "NXcollection"
+        if part not in group:
+            made = group.create_group(part)
+            made.attrs["NX_class"] = "NXdata" if last else "NXentry" if depth == 0 else "NXcollection"
+        group = group[part]
     group.attrs["signal"] = name
     return group
 
 
-def add_detector(file: h5py.File, dataset: str, mask: NDArray[np.bool_] | None = None, **numbers: float | None) -> None:
+def tell_apart(first: h5py.Dataset, second: h5py.Dataset) -> str:
+    """The name of the second's detector; where both are of one entry, each dataset is in an NXdetector, too."""
+    entry, group = str(second.name).strip("/").split("/")[:2]
+    if entry != first.name.strip("/").split("/")[0]:
+        return "detector"
+    name = "detector_2" if group == "detector" else group
+    for detector, dataset in (("detector", first), (name, second)):
+        held = _detector(first.file, entry, detector)
+        if "data" not in held:
+            held["data"] = dataset
+    return name
+
+
+def add_detector(
+    file: h5py.File,
+    dataset: str,
+    mask: NDArray[np.bool_] | None = None,
+    name: str = "detector",
+    **numbers: float | None,
+) -> None:
     """Beside the data, in an NXdetector: pixel_mask, 1 where invalid, and those `numbers` that are known."""
     fields: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
     if mask is None and not fields:
         return
-    parent: h5py.Group = file
-    for name, nx_class in (("instrument", "NXinstrument"), ("detector", "NXdetector")):
-        parent = parent.require_group(f"{dataset.split('/')[0]}/{name}" if parent == file and "/" in dataset else name)
-        parent.attrs["NX_class"] = nx_class
-    for name, value in fields.items():
-        parent[name] = value
+    entry, slash, _ = dataset.partition("/")
+    parent = _detector(file, entry if slash else "", name)
+    for field, value in fields.items():
+        parent[field] = value
     if mask is not None:
         parent.create_dataset("pixel_mask", data=mask.astype(np.uint32), chunks=mask.shape, compression="gzip")
+
+
+def _detector(file: h5py.File, entry: str, name: str) -> h5py.Group:
+    group = file.require_group(f"{entry}/instrument")
+    group.attrs["NX_class"] = "NXinstrument"
+    group = group.require_group(name)
+    group.attrs["NX_class"] = "NXdetector"
+    return group

@@ -23,7 +23,7 @@ from tuner.profile import Profile
 
 
 def open_writer(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Writer,
     profile: Profile,
     *,
     dataset: str = "/entry/data/data",
@@ -47,7 +47,8 @@ def open_writer(
     Parameters
     ----------
     path : path of the file
-        It appears under this name complete with its empty dataset: readers may open it at any time.
+        It appears under this name complete with its empty dataset: readers may open it at any time. Or a writer in
+        single access that has no frames yet: its file takes another dataset, with a writer of its own.
     profile : Profile
         As `load_profile` returns it.
     dataset : str
@@ -133,12 +134,16 @@ def open_writer(
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
     place = check_dataset_path(dataset)
+    beside = path if isinstance(path, Writer) else None
+    if beside is not None and (mode, access) != ("x", "single"):
+        raise InputError("mode and access must be left out for another dataset of a file, which has its own")
+    target = path.path if isinstance(path, Writer) else Path(path)
     if layout == "eiger":
-        check_eiger(Path(path), place, shape)
+        check_eiger(target, place, shape)
         if access != "rolling":
             raise InputError(f"access must be 'rolling' for the layout of an Eiger, got {access!r}")
     return Writer(
-        Path(path),
+        target,
         profile,
         place,
         shape,
@@ -146,6 +151,7 @@ def open_writer(
         mask=None if mask is None else _check_mask(mask, shape),
         fields=fields or {},
         eiger=layout == "eiger",
+        beside=beside,
         container=CONTAINERS[container],
         overwrite=mode == "w",
         access=access,

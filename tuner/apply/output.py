@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from tuner.apply.checksum import Encoded
 from tuner.apply.scan_file import Layout, Notes, ScanFile, annotate, sync_folder
 from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
+from tuner.errors import InputError
 
 
 class Output(Protocol):
@@ -75,6 +77,16 @@ class SingleFile:
         finally:
             temporary.unlink(missing_ok=True)
         self._flushed = 0
+
+    def beside(self, layout: Layout) -> SingleFile:
+        """For another dataset in the same file."""
+        if self._swmr:
+            raise InputError(f"{self._path}: must be in single access to take another dataset, is in SWMR")
+        other = copy(self)
+        other._layout = layout
+        other._file = self._file.beside(layout)
+        other._flushed = 0
+        return other
 
     def horizon(self, frame: int) -> int:
         """Any frame can be written at any time."""

@@ -34,7 +34,7 @@ from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
 from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
-from tuner.read.links import DEAD_LINK
+from tuner.read.links import DEAD_LINK, walk
 from tuner.read.nexus import find_frames
 
 
@@ -53,7 +53,8 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         `dataset`, its `frames`, `cleared` (whether a flag was), `finished` (names of data files), and runs [first,
-        after the last] of frames that are `safe`: all their chunks are there and their checksums right.
+        after the last] of frames that are `safe`: all their chunks are there and their checksums right. `beside`: what
+        of this is to be said of other datasets that were written into the same file.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     place = Path(path)
     if not place.is_file():
         raise InputError(f"{place}: no such file")
-    _check_unused(place)
+    check_unused(place)
     cleared = clear_flag(place)
     try:
         with h5py.File(place, locking=False) as file:
@@ -71,17 +72,20 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
             name = f"/{EIGER_DATASET}" if eiger else find_frames(file)[0]
             if not eiger and not file[name].is_virtual:
                 dataset = file[name]
-                safe = safe_frames(dataset, place)
-                return {
-                    "dataset": name,
-                    "frames": len(dataset),
-                    "cleared": cleared,
-                    "finished": [],
-                    "safe": safe.array().tolist(),
-                }
+                return {**_safe(dataset, place), "cleared": cleared, "finished": [], "beside": _beside(dataset, place)}
     except OSError as error:
         raise InputError(f"{place}: cannot be opened: {error}") from None
     return _recover_rolling(place, name)
+
+
+def _safe(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
+    return {"dataset": dataset.name, "frames": len(dataset), "safe": safe_frames(dataset, path).array().tolist()}
+
+
+def _beside(first: h5py.Dataset, path: Path) -> list[dict[str, Any]]:
+    """The same of the other datasets that were written with a profile."""
+    nodes = (node for _, node in walk(first.file) if isinstance(node, h5py.Dataset) and node != first)
+    return [_safe(node, path) for node in nodes if "tuner_digest" in node.attrs]
 
 
 def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
@@ -123,12 +127,12 @@ def _checksum_is_right(chunk: bytes) -> bool:
 def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
     safe, pieces, finished = Runs(), [], []
     for number, part in _unfinished(master):
-        _check_unused(part)
+        check_unused(part)
         with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
             if _finish(part, master.with_name(part_name(master, number)), name):
                 finished.append(part_name(master, number))
     for left in master.parent.glob(f".{glob.escape(master.name)}.*.part"):  # a master that was not renamed any more
-        _check_unused(left)
+        check_unused(left)
         left.unlink()
     for _, path in data_files(master):
         with h5py.File(path, locking=False) as file:
@@ -148,7 +152,14 @@ def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(master.parent)
-    return {"dataset": name, "frames": frames, "cleared": False, "finished": finished, "safe": safe.array().tolist()}
+    return {
+        "dataset": name,
+        "frames": frames,
+        "cleared": False,
+        "finished": finished,
+        "safe": safe.array().tolist(),
+        "beside": [],
+    }
 
 
 def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
@@ -199,7 +210,7 @@ def _finish(part: Path, path: Path, name: str) -> bool:
     return True
 
 
-def _check_unused(path: Path) -> None:
+def check_unused(path: Path) -> None:
     """Raise InputError where a process on this machine has the file open for writing."""
     target = path.stat()
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):

@@ -6,7 +6,6 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from tuner.apply.checksum import Encoded
@@ -66,8 +65,7 @@ class RollingFiles:
         self._notes: Notes = {}
         for _, old in list(data_files(path)):
             check_target(old, overwrite)
-        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-            layout.create(file)  # what no data file can hold is refused before there is one
+        layout.check()
         self._replace_master(overwrite)
         for _, old in list(data_files(path)):
             old.unlink()

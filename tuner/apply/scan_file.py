@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from h5py._hl.base import phil  # h5py's lock, which all of its calls take
 from numpy.typing import NDArray
 
 from tuner.apply.checksum import Encoded
 from tuner.apply.dataset import create_dataset, stamp, to_older_index
 from tuner.apply.fields import add_fields
-from tuner.apply.nexus import add_detector, data_group
+from tuner.apply.metadata import note_scale
+from tuner.apply.nexus import add_detector, data_group, tell_apart
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.provenance import add_process
 from tuner.container import BLOSC2
+from tuner.errors import InputError
 from tuner.profile import Profile
+from tuner.read.links import peek
 from tuner.stack import convention
 
 #: Attributes that say what is only known while frames are written.
@@ -59,26 +64,51 @@ class Layout:
         """What a pixel that was never written reads as: invalid, where a dtype has a value for that."""
         return np.nan if self.dtype.kind == "f" else next(iter(convention(self.dtype)), 0)
 
-    def create(self, file: h5py.File) -> h5py.Dataset:
-        """The dataset, empty, with the groups and attributes around it."""
+    def create(self, file: h5py.File, first: h5py.Dataset | None = None) -> h5py.Dataset:
+        """The dataset, empty, with the groups and attributes around it; beside a `first` that the file has."""
         maxshape = (None, *self.frame_shape)
         shape = (0, *self.frame_shape)
         group = data_group(file, self.dataset)
         dataset = create_dataset(group, self.name, shape, maxshape, self.encoder.chunk_shape, self.encoder, self.fill)
-        self.describe(file, dataset)
+        self.describe(file, dataset, "detector" if first is None else tell_apart(first, dataset))
         return dataset
 
-    def describe(self, file: h5py.File, dataset: h5py.Dataset) -> None:
+    def check(self) -> None:
+        """Raise InputError for what no file can hold, before there is one."""
+        with h5py.File("memory", "w", driver="core", backing_store=False) as file:
+            self.create(file)
+
+    def describe(self, file: h5py.File, dataset: h5py.Dataset, detector: str = "detector") -> None:
         """Say what the frames are and what they were written with."""
         dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
         stamp(dataset, self.profile, self.encoder.container)
-        add_detector(file, self.dataset, self.mask)
+        add_detector(file, self.dataset, self.mask, detector, **self._limits())
+        note_scale(dataset, self.profile.reduce)
         add_process(file, self.dataset, self.profile, self.encoder.container)
         add_fields(file, self.fields)
+
+    def _limits(self) -> dict[str, float | None]:
+        """From where on reduced pixels saturate, unless the user says it."""
+        if not self.profile.reduce:
+            return {}
+        marks, said = self.profile.form.marks, {path.rpartition("/")[2] for path in self.fields}
+        limits = {"saturation_value": marks.saturation, "underload_value": marks.underload}
+        return {name: value for name, value in limits.items() if name not in said}
+
+
+class _Handle:
+    """An open file, by how many datasets it is in use, and whether what they write goes nowhere by now."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self.users = 1
+        self.discarded = False
 
 
 class ScanFile:
     """A file that is being written; other processes may open it, what they see is the last `flush`.
+
+    Of several that are made by `beside`, the last to be closed closes the file.
 
     Parameters
     ----------
@@ -94,17 +124,33 @@ class ScanFile:
         # flag for which a file that was not closed refuses to open, the newer index of chunks can be read between any
         # two writes of a flush. SWMR wants the newer superblock.
         h5py.File(path, "x", libver=LIBVER if swmr else None, locking=False).close()
-        self._file = h5py.File(path, "r+", libver=LIBVER, locking=False)
-        self._frame_shape = layout.frame_shape
-        self._container = layout.encoder.container
-        self._noted: dict[str, Any] = {}
-        self._discarded = False
+        self._handle = _Handle(h5py.File(path, "r+", libver=LIBVER, locking=False))
         try:
-            self._dataset = layout.create(self._file)
-            self.flush()
+            self._create(layout)
         except BaseException:
             self._file.close()
             raise
+
+    def beside(self, layout: Layout) -> ScanFile:
+        """Another dataset in the same file; before the first frame, as a kill in between may damage the file."""
+        group, _, _ = layout.dataset.rpartition("/")
+        node = peek(self._file, group) if group else self._file
+        if node is not None and (not isinstance(node, h5py.Group) or "signal" in node.attrs):
+            raise InputError(f"dataset must be in a group of its own, got /{layout.dataset} beside what is there")
+        layout.check()
+        other = copy(self)
+        other._create(layout, self._dataset)
+        with phil:
+            self._handle.users += 1
+        return other
+
+    def _create(self, layout: Layout, first: h5py.Dataset | None = None) -> None:
+        self._frame_shape = layout.frame_shape
+        self._container = layout.encoder.container
+        self._noted: dict[str, Any] = {}
+        self._released = False
+        self._dataset = layout.create(self._file, first)
+        self.flush()
 
     def start_swmr(self) -> None:
         """Go into HDF5's SWMR mode: nothing but chunks can be added from here on."""
@@ -116,13 +162,16 @@ class ScanFile:
 
     def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write one chunk; a failed one leaves the file as long as it was."""
-        size = os.fstat(self._descriptor).st_size
-        try:
-            self._dataset.id.write_direct_chunk(place, chunk)
-        except OSError:
-            # A part of the chunk may have taken the last of the disk, which the index now needs.
-            os.ftruncate(self._descriptor, size)
-            raise
+        with phil:  # what is cut off again must not be what is written beside
+            if self._handle.discarded:
+                raise FileNotFoundError("what is written beside it could not be saved")
+            size = os.fstat(self._descriptor).st_size
+            try:
+                self._dataset.id.write_direct_chunk(place, chunk)
+            except OSError:
+                # A part of the chunk may have taken the last of the disk, which the index now needs.
+                os.ftruncate(self._descriptor, size)
+                raise
 
     def note(self, notes: Notes) -> None:
         """Set attributes of the dataset, those that changed."""
@@ -154,7 +203,8 @@ class ScanFile:
         """Flush and close; a file that nobody has seen yet, in the way that its container's readers want."""
         if not seen and self._container is not BLOSC2:
             to_older_index(self._dataset)
-        self._file.close()
+        self.flush()
+        self._release()
 
     def save(self, frames: int, notes: Notes) -> bool:
         """After a failure: close the file with its first frames only; False where that cannot be written either."""
@@ -168,7 +218,7 @@ class ScanFile:
                 self.note(notes)
             self.flush()
             with contextlib.suppress(OSError, RuntimeError):
-                self._file.close()
+                self._release()
         except (OSError, RuntimeError):
             self.discard()
             return False
@@ -176,14 +226,28 @@ class ScanFile:
 
     def discard(self) -> None:
         """Close the file without another byte being written to it; once is enough."""
-        if not self._discarded:
-            self._discarded = True
-            # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
-            nowhere = os.memfd_create("tuner")
-            os.dup2(nowhere, self._descriptor)
-            os.close(nowhere)
-            with contextlib.suppress(OSError, RuntimeError):
+        if self._released:
+            return
+        with phil:
+            if not self._handle.discarded:
+                self._handle.discarded = True
+                # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
+                nowhere = os.memfd_create("tuner")
+                os.dup2(nowhere, self._descriptor)
+                os.close(nowhere)
+        with contextlib.suppress(OSError, RuntimeError):
+            self._release()
+
+    def _release(self) -> None:
+        with phil:
+            self._released = True
+            self._handle.users -= 1
+            if not self._handle.users:
                 self._file.close()
+
+    @property
+    def _file(self) -> h5py.File:
+        return self._handle.file
 
     @property
     def _descriptor(self) -> int:

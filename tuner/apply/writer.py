@@ -71,6 +71,7 @@ class Writer:
         mask: NDArray[np.bool_] | None,
         fields: Mapping[str, Any],
         eiger: bool,
+        beside: Writer | None,
         container: Container,
         overwrite: bool,
         access: str,
@@ -97,7 +98,8 @@ class Writer:
                 f" steps do, got {verify!r}"
             )
         self._preparation = Preparation(profile, mask, self._watch)
-        check_target(path, overwrite)
+        if beside is None:
+            check_target(path, overwrite)
         self._encoder = open_encoder(config, profile.fallback.blosc2, dtype, container=container)
         # One codec is declared for all chunks of bitshuffle: there is nothing else to encode them with.
         lossless = _lossless_encoders(profile, config, dtype) if container is BLOSC2 else [self._encoder]
@@ -106,7 +108,9 @@ class Writer:
         layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask, fields, eiger)
         output: Output
         try:
-            if access == "rolling":
+            if beside is not None:
+                output = beside._share(layout)
+            elif access == "rolling":
                 output = RollingFiles(path, layout, overwrite, -(-roll_every // config.chunks[0]) * config.chunks[0])
             else:
                 output = SingleFile(path, layout, overwrite, swmr=access == "swmr")
@@ -275,6 +279,15 @@ class Writer:
             self._take(frames, start, lossless)
             if self._ledger.taken - self._flushed >= self._flush_frames:
                 self.flush()
+
+    def _share(self, layout: Layout) -> Output:
+        with self._lock:
+            self._check_open()
+            if not isinstance(self._output, SingleFile):
+                raise InputError(f"{self.path}: must be in single access to take another dataset")
+            if self._ledger.end:
+                raise InputError(f"{self.path}: takes another dataset before the first frame only")
+            return self._output.beside(layout)
 
     def _take(self, frames: Frames, start: int, lossless: bool) -> None:
         ledger, size = self._ledger, self._chunk_shape[0]

@@ -1,0 +1,213 @@
+"""Several datasets in one file, each with its writer: what one promises holds whatever the others do."""
+
+from __future__ import annotations
+
+import gc
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner.apply.opening import open_writer
+from tuner.apply.recover import recover
+from tuner.apply.writer import Writer
+from tuner.config import Blosc2, Config
+from tuner.errors import InputError
+from tuner.profile import Match, Profile
+from tuner.read.hdf5 import open_hdf5
+
+MASKS = {"data": np.eye(16, 20, dtype=bool), "pilatus": np.eye(16, 20, 3, dtype=bool)}
+
+
+def profile(dtype: str, frames: int = 1) -> Profile:
+    config = Config((frames, -1, -1), Blosc2("zstd", clevel=1))
+    return Profile(dtype, Match(dtype), config, config)
+
+
+def first_of(path: Path, **about: Any) -> Writer:
+    return open_writer(path, profile("uint16", 2), frame_shape=(16, 20), dtype="uint16", mask=MASKS["data"], **about)
+
+
+def second_of(writer: Writer, **about: Any) -> Writer:
+    about = {"dataset": "/entry/pilatus/data", "frame_shape": (16, 20), "mask": MASKS["pilatus"]} | about
+    return open_writer(writer, profile("int32"), dtype="int32", **about)
+
+
+def numbered(start: int, stop: int, dtype: str) -> NDArray[Any]:
+    return np.arange(start, stop, dtype=dtype)[:, None, None] * np.ones((16, 20), dtype)
+
+
+def seen(path: Path) -> tuple[list[int], list[int]]:
+    with h5py.File(path, locking=False) as file:
+        parts = [file[f"entry/{name}/data"][:, 3, 5].tolist() for name in ("data", "pilatus")]
+    return parts[0], parts[1]
+
+
+def test_each_has_its_frames_its_profile_and_its_mask(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with first_of(path) as first, second_of(first) as second:
+        for number in range(25):
+            first.append(numbered(2 * number, 2 * number + 2, "uint16"))
+            second.append(numbered(number, number + 1, "int32"))
+            if number == 9:
+                assert (first.flush(), second.flush()) == (20, 10)
+                assert seen(path) == (list(range(20)), list(range(10)))
+    assert seen(path) == (list(range(50)), list(range(25)))
+    for name, dtype in (("data", "uint16"), ("pilatus", "int32")):
+        stack = open_hdf5(path, dataset=f"/entry/{name}/data")
+        assert stack.dtype == dtype
+        assert stack.mask is not None
+        assert (stack.mask == MASKS[name]).all()
+        stack.source.close()  # type: ignore[union-attr]
+    stack = open_hdf5(path)  # the default plot is the first
+    assert stack.dataset == "/entry/data/data"
+    stack.source.close()  # type: ignore[union-attr]
+    with h5py.File(path) as file:
+        assert file["entry/pilatus/data"].attrs["tuner_profile"] == "int32"
+    found = recover(path)
+    assert (found["dataset"], found["safe"]) == ("/entry/data/data", [[0, 50]])
+    assert found["beside"] == [{"dataset": "/entry/pilatus/data", "frames": 25, "safe": [[0, 25]]}]
+
+
+def test_a_file_is_closed_with_its_last_writer(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    first = first_of(path)
+    second = second_of(first)
+    first.append(numbered(0, 3, "uint16"))
+    first.close()
+    first.close()
+    second.append(numbered(0, 4, "int32"))
+    assert second.sync() == 4
+    assert seen(path) == ([0, 1, 2], [0, 1, 2, 3])
+    second.append(numbered(4, 6, "int32"))
+    del second
+    gc.collect()
+    assert seen(path) == ([0, 1, 2], [0, 1, 2, 3, 4, 5])
+    with h5py.File(path, "r+"):  # locked by nobody
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tuner")]
+
+
+def test_threads_may_fill_them_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with first_of(path) as first, second_of(first, flush_every=7) as second:
+
+        def fill(writer: Writer, dtype: str) -> None:
+            for number in range(400):
+                writer.append(numbered(number, number + 1, dtype))
+
+        threads = [threading.Thread(target=fill, args=about) for about in ((first, "uint16"), (second, "int32"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen(path) == (list(range(400)), list(range(400)))
+
+
+WRITE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_several_datasets import *
+first = first_of(Path(sys.argv[1]))
+second = second_of(first)
+print("ready", flush=True)
+for number in range(30_000):
+    first.append(numbered(number, number + 1, "uint16"))
+    second.append(numbered(number, number + 1, "int32"))
+    if number % 3 == 0:
+        print(first.flush(), second.flush(), flush=True)
+"""
+
+
+def test_a_kill_leaves_what_each_acknowledged(tmp_path: Path) -> None:
+    moments = random.Random(0)
+    for attempt in range(4):
+        path = tmp_path / f"{attempt}.h5"
+        command = [sys.executable, "-c", WRITE, str(path), str(Path(__file__).parent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+            time.sleep(moments.uniform(0, 0.4))
+            writer.kill()
+            said = writer.stdout.read().split()
+        safe = [0, 0, *map(int, said[: len(said) // 2 * 2])][-2:]
+        for frames, count in zip(seen(path), safe, strict=True):
+            assert frames[:count] == list(range(count))
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_several_datasets import *
+from tuner.errors import TunerError
+first = first_of(Path(sys.argv[1]))
+second = second_of(first)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_123, 200_123))
+rng = np.random.default_rng(0)
+safe, failed = {first: 0, second: 0}, set()
+for number in range(600):
+    for writer, dtype in ((first, "uint16"), (second, "int32")):
+        try:
+            writer.append(rng.integers(0, 60000, (16, 20)).astype(dtype) // 100 * 100 + number % 100)
+            if number % 7 == 0:
+                safe[writer] = writer.flush()
+        except TunerError as error:
+            assert "File too large: frames from" in str(error), error
+            safe[writer] = max(safe[writer], int(str(error).split("frames from ")[1].split()[0]))
+            failed.add(writer)
+assert failed == {first, second}
+for writer in (first, second):
+    writer.close()
+print(*safe.values())
+"""
+
+
+def test_on_a_full_disk_each_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    command = [sys.executable, "-c", FILL, str(path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    with h5py.File(path) as file:
+        for name, count in zip(("data", "pilatus"), map(int, done.stdout.split()), strict=True):
+            data = file[f"entry/{name}/data"]
+            assert len(data) >= count > 5
+            assert (data[:count] % 100 == (np.arange(count) % 100)[:, None, None]).all()
+
+
+def test_what_cannot_stand_in_a_file_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "scan.h5"
+    with first_of(path) as first:
+        for about, said in (
+            ({"dataset": "/entry/data/other"}, "must be in a group of its own, got /entry/data/other"),
+            ({"dataset": "/entry/data/data"}, "must be in a group of its own"),
+            ({"mode": "w"}, "mode and access must be left out"),
+            ({"access": "rolling"}, "mode and access must be left out"),
+            ({"fields": {"/entry/pilatus/data": 1}}, "must not be what is written anyway"),
+        ):
+            with pytest.raises(InputError, match=said):
+                second_of(first, **about)
+        with second_of(first) as second:
+            second.append(numbered(0, 1, "int32"))
+        first.append(numbered(0, 3, "uint16"))
+        with pytest.raises(InputError, match="before the first frame only"):
+            second_of(first, dataset="/entry/third/data")
+    assert seen(path) == ([0, 1, 2], [0])
+    with pytest.raises(InputError, match="the writer is closed"):
+        second_of(first)
+    for access in ("rolling", "swmr"):
+        with (
+            first_of(tmp_path / f"{access}.h5", access=access) as writer,
+            pytest.raises(InputError, match="single access"),
+        ):
+            second_of(writer)
