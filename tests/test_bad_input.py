@@ -163,7 +163,7 @@ def test_a_wrong_dataset_or_wrong_axes(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--space", "portabel"], "space must be one of compatible counting float integrating plugins portable quick"),
+        (["--space", "portabel"], "space must be one of compatible counting float integrating mx plugins portable"),
         (["--goal", "archiv"], "goal must be one of acquire archive balanced coherent mx noise-equivalent read saxs"),
         (["--space", "missing.yaml"], "missing.yaml: no such file"),
         (["--maximize", "ratioo"], "--maximize must be one of ratio "),

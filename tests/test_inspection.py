@@ -14,10 +14,15 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tuner.goal import Goal
+from tuner.read.hdf5 import open_hdf5
 from tuner.read.npy import open_npy
 from tuner.read.sampling import draw_sample
 from tuner.read.tiff import open_tiff
 from tuner.report.inspection import format_inspection, inspect
+from tuner.report.suggestion import FITS, suggestion
+from tuner.simulate import simulate, write_nexus
+from tuner.space import load_space, shipped
 from tuner.stack import Stack
 
 
@@ -114,3 +119,52 @@ def test_whatever_is_in_a_file_can_be_told(tmp_path_factory: pytest.TempPathFact
     inspection, rows = told(saved(tmp_path_factory.mktemp("any"), frames))
     assert json.loads(json.dumps(inspection, allow_nan=False)) == inspection
     assert {"shape", "frames", "pixel", "stored", "looked at", "masked"} <= set(rows)
+
+
+@pytest.mark.parametrize(
+    ("technique", "line"),
+    [
+        ("tomography", "perhaps tomography, by its definition NXtomo: --space tomography --goal tomography (lossy)"),
+        ("mx", "perhaps crystallography, by its definition NXmx: --space mx --goal mx (lossy)"),
+        ("saxs", "perhaps scattering, by its definition NXsas: --space scattering --goal saxs (lossy)"),
+        ("xrf", "perhaps fluorescence, by its definition NXfluo: --space spectroscopy --goal xrf (lossy)"),
+        ("xpcs", "perhaps photon correlation, by its definition NXxpcs: --space scattering --goal xpcs (lossy)"),
+    ],
+)
+def test_a_space_and_a_goal_are_suggested_from_what_a_file_says(technique: str, line: str, tmp_path: Path) -> None:
+    shape = (1, 64) if technique == "xrf" else (64, 72)
+    write_nexus(tmp_path / "scan.nxs", simulate(technique, 16, 0, shape))
+    inspection, rows = told(open_hdf5(tmp_path / "scan.nxs"))
+    assert rows["try"] == line
+    suggested = inspection["suggestion"]
+    assert load_space(suggested["space"]).name == suggested["space"]
+
+
+@pytest.mark.parametrize(
+    ("said", "technique"),
+    [
+        ({}, "a camera"),
+        ({"kinds": np.array([0, 1], np.uint8)}, "tomography"),
+        ({"axes": ("omega", "y", "x")}, "crystallography"),
+        ({"axes": ("omega", "y", "x"), "photon_counting": False}, "tomography"),
+        ({"axes": ("theta", "y", "x"), "photon_counting": True}, "crystallography"),
+        ({"photon_counting": True}, "photon counts"),
+        ({"dtype": np.dtype("int32")}, "photon counts"),
+        ({"dtype": np.dtype("float32")}, "computed values"),
+        ({"frame_ndim": 1}, "fluorescence"),
+    ],
+)
+def test_without_a_definition_hints_are_taken_and_the_guess_stays_one(
+    said: dict[str, Any], technique: str, tmp_path: Path
+) -> None:
+    stack = replace(saved(tmp_path, np.zeros((2, 16, 16), "uint16")), **said)
+    found = suggestion(stack, 0.0)
+    assert found.technique == technique
+    assert str(found).startswith(f"perhaps {technique}, by its ")
+
+
+def test_every_suggestion_is_shipped() -> None:
+    for space, goal in FITS.values():
+        assert load_space(space).steps()[0] == ()
+        document, place, _ = shipped(goal, "search_spaces/goals", "goal")
+        assert Goal.from_dict(document, place).limits

@@ -20,7 +20,10 @@ from tuner.goal import Goal
 from tuner.space import Choices, Choose, Range, Space, load_space, shipped
 from tuner.steps.uniform import Uniform
 
-SHIPPED = ("compatible", "counting", "float", "integrating", "plugins", "portable", "quick")
+SHIPPED = (
+    *("compatible", "counting", "float", "integrating", "mx", "plugins", "portable", "quick"),
+    *("scattering", "spectroscopy", "tomography"),
+)
 U16 = np.dtype("uint16")
 
 

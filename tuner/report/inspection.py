@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tuner.noise import entropy_bound, estimate
 from tuner.read.sampling import Sample
+from tuner.report.suggestion import Suggestion, suggestion
 from tuner.stack import Kind, Stack
 from tuner.traits import traits
 
@@ -62,6 +63,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
             }
             for noise in noises
         ],
+        "suggestion": asdict(suggestion(stack, found["step"])),
     }
 
 
@@ -110,6 +112,7 @@ def _finite(value: float) -> float | None:
 def format_inspection(inspection: dict[str, Any]) -> str:
     """An inspection as lines of text, labels left and values right."""
     rows = [*_file_rows(inspection), *_value_rows(inspection), *_noise_rows(inspection)]
+    rows += [("", ""), ("try", str(Suggestion(**inspection["suggestion"])))]
     width = max(len(label) for label, _ in rows)
     title = inspection["name"] + (f"  {inspection['dataset']}" if inspection["dataset"] else "")
     return "\n".join([title, *(f"  {label:<{width}}  {text}".rstrip() for label, text in rows)])

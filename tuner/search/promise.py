@@ -221,9 +221,8 @@ def _how(limit: Constraint, option: Option, dtype: np.dtype[Any], pixels: Pixels
     """Whether a limit holds by construction, for every value that the dtype has; wide ones have too many to ask."""
     if limit.metric not in ("max_abs_error", "max_error_sigma") or limit.op != "<=":
         return "by sample"
-    if (
-        dtype.kind == "f" or dtype.itemsize > 2 or len(option.steps) > 1
-    ):  # of several, each bound is of what it is given
+    # Of several steps, each has a bound of what the one before left.
+    if dtype.kind == "f" or dtype.itemsize > 2 or len(option.steps) > 1:
         return "by sample"
     values = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
     values = values[pixels.marks.valid(values)]
