@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,11 @@ def test_metadata_of_binned_summed_and_cropped_frames_is_rewritten(tmp_path: Pat
         ]
         assert data["data"].attrs["units"] == "counts"
         assert json.loads(data["data"].attrs["tuner_reduce"])[0] == {"step": "sum", "n": 4}
-        assert dict(data["frame_numbers"].attrs)["frames_left_out"] == 2
+        assert dict(detector["frame_numbers"].attrs)["frames_left_out"] == 2
         assert detector["data"][0, 0, 0] == found["entry/data/data"][0, 0, 0]
     detector = "entry/instrument/detector"
     expected = {
-        "entry/data/frame_numbers": [0, 4, 8, 12, 16],
+        f"{detector}/frame_numbers": [0, 4, 8, 12, 16],
         "entry/data/omega": [0, 0.4, 0.8, 1.2, 1.6],
         "entry/data/omega_end": [0.4, 0.8, 1.2, 1.6, 2.0],
         "entry/data/omega_increment_set": 0.4,
@@ -260,7 +261,7 @@ import h5py, hdf5plugin, numpy as np, sys
 with h5py.File(sys.argv[1]) as old, h5py.File(sys.argv[2]) as new:
     before, after = old["entry/data/data"][()].astype(np.int64), new["entry/data/data"][()]
     mask = new["entry/instrument/detector/pixel_mask"][()] != 0
-    starts = new["entry/data/frame_numbers"][()]
+    starts = new["entry/instrument/detector/frame_numbers"][()]
     saturation = new["entry/instrument/detector/saturation_value"][()]
     valid = ~mask & (after < saturation)
     whole = before[:, :32].reshape(22, 16, 2, 25, 2).sum(axis=(2, 4))
@@ -318,7 +319,7 @@ def test_of_a_series_of_images_a_file_is_made(tmp_path: Path) -> None:
     verify_written(view, tmp_path / "out.h5")
     stack.close()
     with h5py.File(tmp_path / "out.h5") as file:
-        assert file["entry/data/frame_numbers"][()].tolist() == [0, 2, 4, 6]
+        assert file["entry/instrument/detector/frame_numbers"][()].tolist() == [0, 2, 4, 6]
         assert file["entry/instrument/detector/saturation_value"][()] == 254
         assert file["entry/data/data"].dtype == np.uint8
 
@@ -402,3 +403,78 @@ def test_a_scale_without_room_for_the_least_value_is_refused(home: Path) -> None
     np.save(home / "a.npy", np.random.default_rng(0).normal(0, 3, (8, 16, 16)).astype("float32"))
     with pytest.raises(InputError, match="must leave room for the least value, -"):
         tuner.find_profile([home / "a.npy"], reduce="scale=uint16", space="quick", budget="8")
+
+
+@pytest.mark.parametrize("access", ["single", "rolling"])
+def test_a_writer_reduces_what_it_is_given(tmp_path: Path, access: str) -> None:
+    mask = np.zeros((33, 50), bool)
+    mask[4, 5] = True
+    frames = FRAMES.copy()
+    frames[2, 10, 10] = 65535
+    np.save(tmp_path / "a.npy", frames)
+    (stack,) = open_stacks([tmp_path / "a.npy"])
+    stack = replace(stack, mask=mask)
+    profile = profile_for(stack, "bin=2,crop=1:0:15:20,scale=uint16:0.5:-3", (Uniform(4.0),))
+    path = tmp_path / ("b.h5" if access == "single" else "b_master.h5")
+    with tuner.open_writer(
+        path, profile, frame_shape=(33, 50), dtype="uint16", mask=mask, verify="all", access=access, roll_every=8
+    ) as writer:
+        writer.append(frames[:5])
+        for frame in frames[5:12]:
+            writer.append(frame, lossless=True)
+        writer.append(frames[14:], index=14)
+    view = reduced(stack, profile.reduce)
+    expected = view.read(0, 22)
+    prepared = Preparation.of_stack(profile, view)(expected)
+    prepared[5:12] = expected[5:12]
+    (written,) = open_stacks([path])
+    found = written.read(0, 22)
+    gap = np.arange(22)[12:14]
+    assert not written.valid(found)[gap].any()
+    kept = np.setdiff1d(np.arange(22), gap)
+    assert np.array_equal(found[kept], prepared[kept])
+    assert written.mask is not None
+    assert np.array_equal(written.mask, view.mask)
+    assert written.marks == view.marks
+    written.close()
+    with h5py.File(path) as file:
+        assert file["entry/data/data_scaling_factor"][()] == 0.5
+
+
+def test_a_writer_sheds_effort_and_still_reduces(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", FRAMES)
+    (stack,) = open_stacks([tmp_path / "a.npy"])
+    profile = profile_for(stack, "bin=2")
+    with tuner.open_writer(
+        tmp_path / "b.h5", profile, frame_shape=(33, 50), dtype="uint16", workers=1, on_overload="shed"
+    ) as writer:
+        for _ in range(20):
+            writer.append(FRAMES)
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert np.array_equal(file["entry/data/data"][-22:], reduced(stack, profile.reduce).read(0, 22))
+
+
+def test_a_writer_refuses_to_sum(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", FRAMES)
+    profile = profile_for(open_stacks([tmp_path / "a.npy"])[0], "sum=2")
+    with pytest.raises(InputError, match="the profile sums 2 frames, which only `tuner apply` does, not a writer"):
+        tuner.open_writer(tmp_path / "b.h5", profile, frame_shape=(33, 50), dtype="uint16")
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_an_eiger_layout_holds_reduced_frames(tmp_path: Path) -> None:
+    source = eiger(tmp_path)
+    (stack,) = open_stacks([source])
+    profile = profile_for(stack, "sum=5,bin=2")
+    target = tmp_path / "small_master.h5"
+    repack(profile, [stack], [source], target)
+    view = reduced(stack, profile.reduce)
+    (again,) = open_stacks([target])
+    assert np.array_equal(again.read(0, len(again)), view.read(0, len(view)))
+    assert again.marks == view.marks
+    again.close()
+    with h5py.File(target) as file:
+        assert list(file["entry/data"]) == ["data_000001"]
+        assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 4
+        assert file["entry/instrument/detector/frame_numbers"][()].tolist() == [0, 5, 10, 15]
+    stack.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
@@ -16,7 +16,7 @@ from tuner.read.links import as_text, nx_class, peek
 from tuner.read.nexus import axis_names
 from tuner.stack import Stack
 from tuner.steps.reduced import Reduced
-from tuner.steps.reductions import Crop, Scale
+from tuner.steps.reductions import Crop, Reduction, Scale
 
 #: Bytes of flats or darks that are held at once.
 _SLAB_NBYTES = 32 << 20
@@ -285,30 +285,35 @@ def reduced_fill(view: Stack) -> Any:
     return source.chain.after.filler
 
 
-def note(dataset: h5py.Dataset, view: Stack) -> None:
-    """Say beside a reduced stack which frames its frames are, what its numbers were, and from where on they saturate.
+def note_scale(dataset: h5py.Dataset, reductions: Sequence[Reduction]) -> None:
+    """Say beside a dataset what its numbers were before they were scaled, if they were."""
+    name = dataset.name.rpartition("/")[2]
+    for reduction in reductions:
+        if isinstance(reduction, Scale):
+            dataset.parent[f"{name}_offset"] = reduction.offset
+            dataset.parent[f"{name}_scaling_factor"] = reduction.factor
 
-    `frame_numbers`, counted from 0, of the first frame that each is made of; ``<name>_offset`` and
-    ``<name>_scaling_factor`` as NXdata has them; `saturation_value` and `underload_value` in the detector's group, else
-    beside the stack, where nothing says them yet.
+
+def note(dataset: h5py.Dataset, view: Stack) -> None:
+    """Say which frames those of a reduced stack are, what its numbers were, and from where on they saturate.
+
+    In the detector's group, else beside the stack: `frame_numbers`, counted from 0, of the first frame that each is
+    made of, and `saturation_value` and `underload_value` where nothing says them yet. Beside it ``<name>_offset`` and
+    ``<name>_scaling_factor``, as NXdata has them.
     """
     source = view.source
     assert isinstance(source, Reduced)
-    group, name = dataset.parent, dataset.name.rpartition("/")[2]
+    groups = detector_groups(dataset.file, dataset.name)
+    place = next((one for one in groups if nx_class(one) == "NXdetector"), dataset.parent)
     each = source.chain.each
     if len(view) != len(source.original):
-        if "frame_numbers" in group:
-            del group["frame_numbers"]
-        numbers = group.create_dataset("frame_numbers", data=source.starts)
+        if "frame_numbers" in place:
+            del place["frame_numbers"]
+        numbers = place.create_dataset("frame_numbers", data=source.starts)
         numbers.attrs["long_name"] = "number of the first frame that each is the sum of, counted from 0"
         numbers.attrs["frames_each"] = each
         numbers.attrs["frames_left_out"] = len(source.original) - each * len(view)
-    scale = source.chain.find(Scale)
-    if scale is not None:
-        group[f"{name}_offset"] = scale.offset
-        group[f"{name}_scaling_factor"] = scale.factor
-    groups = detector_groups(dataset.file, dataset.name)
-    place = next((one for one in groups if nx_class(one) == "NXdetector"), group)
+    note_scale(dataset, source.chain.reductions)
     for names, value in ((_SATURATION, view.saturation), (("underload_value",), view.underload)):
         if value is not None and not any(isinstance(peek(one, n), h5py.Dataset) for one in groups for n in names):
             place[names[0]] = value

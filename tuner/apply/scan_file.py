@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tuner.apply.checksum import Encoded
 from tuner.apply.dataset import create_dataset, stamp, to_older_index
 from tuner.apply.fields import add_fields
+from tuner.apply.metadata import note_scale
 from tuner.apply.nexus import add_detector, data_group, tell_apart
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.provenance import add_process
@@ -81,9 +82,18 @@ class Layout:
         """Say what the frames are and what they were written with."""
         dataset.attrs["interpretation"] = "image" if len(self.frame_shape) == 2 else "spectrum"
         stamp(dataset, self.profile, self.encoder.container)
-        add_detector(file, self.dataset, self.mask, detector)
+        add_detector(file, self.dataset, self.mask, detector, **self._limits())
+        note_scale(dataset, self.profile.reduce)
         add_process(file, self.dataset, self.profile, self.encoder.container)
         add_fields(file, self.fields)
+
+    def _limits(self) -> dict[str, float | None]:
+        """From where on reduced pixels saturate, unless the user says it."""
+        if not self.profile.reduce:
+            return {}
+        marks, said = self.profile.form.marks, {path.rpartition("/")[2] for path in self.fields}
+        limits = {"saturation_value": marks.saturation, "underload_value": marks.underload}
+        return {name: value for name, value in limits.items() if name not in said}
 
 
 class _Handle:

@@ -38,6 +38,8 @@ from tuner.config import PLUGINS, Blosc2, Config
 from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
+from tuner.steps.reduced import Chain
+from tuner.steps.reductions import Form
 
 _log = logging.getLogger(__name__)
 
@@ -87,17 +89,21 @@ class Writer:
         self._dtype = dtype
         self._frame_shape = frame_shape
         profile.match.check(dtype, frame_shape, str(path))
+        if (profile.config.steps or profile.reduce) and profile.invalid.mask is not None and mask is None:
+            raise InputError(f"{path}: mask must be given, as the profile's steps leave masked pixels as they are")
+        chain = _chain(profile, frame_shape, dtype, mask, str(path))
+        if chain is not None:  # what is written
+            frame_shape, dtype, mask = chain.after.frame_shape, chain.after.dtype, chain.after.mask
+        self._stored_shape = frame_shape
         config = profile.config.resolve(frame_shape, dtype)
         config = replace(config, chunks=container.chunks(config.chunks, frame_shape))
-        if config.steps and profile.invalid.mask is not None and mask is None:
-            raise InputError(f"{path}: mask must be given, as the profile's steps leave masked pixels as they are")
         self._watch = Watch(verify)
         if profile.provisional and verify != "all":
             raise InputError(
                 f"{path}: verify must be 'all' for a provisional profile, as too few frames prove what its"
                 f" steps do, got {verify!r}"
             )
-        self._preparation = Preparation(profile, mask, self._watch)
+        self._preparation = Preparation(profile, mask, self._watch, chain)
         if beside is None:
             check_target(path, overwrite)
         self._encoder = open_encoder(config, profile.fallback.blosc2, dtype, container=container)
@@ -122,17 +128,18 @@ class Writer:
             raise
         # No cycle leads back to the writer: it is closed as soon as it is forgotten.
         self._tiles = len(list(corners((config.chunks[0], *frame_shape), config.chunks)))
-        depth = depth_of(workers, self._tiles if config.steps else 1)
-        self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth)
+        depth = depth_of(workers, self._tiles if self._preparation.changes else 1)
+        given = None if chain is None else chain.before
+        self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth, given)
         self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
         self._workers = workers
         self._most_open = depth_of(workers)
         self._refuse = on_overload == "raise"
         self._shedding = Shedding(lossless if on_overload == "shed" else (), depth)
         self._output = output
-        self._drift = Drift(profile, self._preparation.pixels)
+        self._drift = Drift(profile, self._preparation.pixels, chain)
         self._look = partial(_look, self._drift, self._ledger, threading.Lock())
-        self._arrivals = Arrivals(layout.fill, self._look)
+        self._arrivals = Arrivals(layout.fill if given is None else given.filler, self._look)
         self._on_drift = on_drift
         self._flush_frames, self._flush_seconds = flush_every
         self._flushed = 0
@@ -349,9 +356,10 @@ class Writer:
                 slab.lossless[:] = True
             kept = slab.lossless[: len(frames)]
             decode = partial(self._arrivals.decode, slab.undecoded, slab.first, frames, kept)
-            batch = Batch(frames, None if faster else self._preparation, kept, decode)
+            kept_whole = faster is not None and self._preparation.chain is None
+            batch = Batch(frames, None if kept_whole else self._preparation, kept, decode)
             chunks = 0
-            for corner in corners(frames.shape, self._chunk_shape):
+            for corner in corners((len(frames), *self._stored_shape), self._chunk_shape):
                 self._pipeline.put((slab.first, *corner[1:]), batch, corner, faster)
                 chunks += 1
             # Counted last: interrupted before, the slab is put again, byte for byte the same.
@@ -420,6 +428,21 @@ def _look(drift: Drift, ledger: Ledger, lock: threading.Lock, number: int, frame
     with lock, contextlib.suppress(RuntimeError):
         if drift.due():
             drift.look(number, frames, ledger.recent_ratio)
+
+
+def _chain(
+    profile: Profile, frame_shape: tuple[int, ...], dtype: np.dtype[Any], mask: NDArray[np.bool_] | None, place: str
+) -> Chain | None:
+    """What a profile's reductions make of frames one by one; None where it has none."""
+    if not profile.reduce:
+        return None
+    try:
+        chain = Chain(profile.reduce, Form(frame_shape, dtype, profile.invalid.marks, mask))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    if chain.each > 1:
+        raise InputError(f"{place}: the profile sums {chain.each} frames, which only `tuner apply` does, not a writer")
+    return chain
 
 
 @atexit.register

@@ -287,13 +287,16 @@ class Scale:
             before,
             dtype=dtype,
             marks=Marks(convention(dtype), saturation, underload),
-            photon_counting=before.photon_counting if self.factor == 1 and self.offset == 0 else None,
+            photon_counting=before.photon_counting if self._exact else None,
         )
 
     def frames(self, frames: NDArray[Any], before: Form, after: Form) -> NDArray[Any]:
         """Scaled frames, same shape."""
         valid = before.marks.valid(frames, before.mask)
-        steps = np.rint(self._steps(np.where(valid, frames, 0).astype(np.float64)))
+        if self._exact and frames.dtype.kind != "f" and frames.dtype.itemsize < 8:
+            steps: NDArray[Any] = frames.astype(np.int64)
+        else:
+            steps = np.rint(self._steps(np.where(valid, frames, 0).astype(np.float64)))
         least = _ends(after.dtype)[0] if after.marks.underload is None else after.marks.underload
         return _stored(steps, valid & (steps >= least), before.marks.saturated(frames, before.mask), after)
 
@@ -306,6 +309,10 @@ class Scale:
             read_noise=noise.read_noise / self.factor,
             floor=noise.floor / self.factor**2,
         )
+
+    @property
+    def _exact(self) -> bool:
+        return self.factor == 1 and self.offset == 0
 
     def _steps(self, values: Any) -> Any:
         return values / self.factor - self.offset
