@@ -82,7 +82,7 @@ def commands(block: str) -> Iterator[list[str]]:
 def run(command: list[str]) -> int:
     if command[0] == "demo" and Path(command[2]).exists():
         return 0
-    if command[0] == "apply" and "--overwrite" not in command:
+    if command[0] == "apply" and not {"--overwrite", "--in-place"} & {*command}:
         Path(command[-1]).unlink(missing_ok=True)
     return main(command + SHORT if command[0] == "search" else command)
 

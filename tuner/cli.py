@@ -198,6 +198,10 @@ def _add_apply(commands: Any) -> None:
     command.add_argument(
         "--container", default="blosc2", metavar="C", help="blosc2 (default), bitshuffle or bitshuffle-zstd"
     )
+    command.add_argument(
+        "--in-place", action="store_true", help="replace each SRC by its copy once that is verified; there is no DST"
+    )
+    command.add_argument("--discard-original", action="store_true", help="in place, take a profile that changes pixels")
     command.add_argument("--layout", metavar="L", help="nexus, or eiger: a master with data files (default: as SRC)")
     command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
@@ -385,6 +389,11 @@ def _retrain(options: argparse.Namespace) -> None:
 
 
 def _apply(options: argparse.Namespace) -> None:
+    if options.in_place:
+        _apply_in_place(options)
+        return
+    if options.discard_original:
+        raise InputError("--discard-original must come with --in-place: otherwise the original stays")
     if len(options.files) < 2:
         raise InputError("apply needs SRC and DST, got only one path")
     from tuner.apply.repack import repack
@@ -405,6 +414,19 @@ def _apply(options: argparse.Namespace) -> None:
             layout=options.layout,
         )
     _answer(options, done, _applied(done))
+
+
+def _apply_in_place(options: argparse.Namespace) -> None:
+    from tuner.apply.in_place import replace_in_place
+
+    for name in ("overwrite", "again", "layout"):
+        if getattr(options, name, None):
+            raise InputError(f"--{name} must not come with --in-place")
+    profile = _load(options)
+    with _opened(options, options.files) as stacks:
+        done = replace_in_place(profile, stacks, options.discard_original, options.workers, options.container)
+    skipped = [f"{path}: was written with this profile before" for path in done["skipped"]]
+    _answer(options, done, "\n".join([*skipped, *filter(None, [_applied(done)])]))
 
 
 def _applied(done: Mapping[str, Any]) -> str:
