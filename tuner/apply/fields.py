@@ -16,12 +16,15 @@ _CLASSES = {
     "attenuator": "NXattenuator",
     "beam": "NXbeam",
     "detector": "NXdetector",
+    "geometry": "NXgeometry",
     "goniometer": "NXtransformations",
     "instrument": "NXinstrument",
     "monochromator": "NXmonochromator",
+    "orientation": "NXorientation",
     "sample": "NXsample",
     "source": "NXsource",
     "transformations": "NXtransformations",
+    "translation": "NXtranslation",
     "user": "NXuser",
 }
 

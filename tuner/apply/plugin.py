@@ -90,6 +90,20 @@ def open_encoder(
 _why_not = cache(probe)
 
 
+def lossless_encoders(fallback: Blosc2, config: Config, dtype: np.dtype[Any]) -> list[ChunkEncoder]:
+    """What a chunk is written with where the profile's encoder fails: its `fallback`, and no compression at all."""
+    plain = Blosc2(clevel=0, filters=())
+    if fallback.codec in PLUGINS or (
+        fallback.typesize and math.prod(config.chunks) * dtype.itemsize % fallback.typesize
+    ):
+        fallback = plain
+    encoders: list[ChunkEncoder] = []
+    for blosc2 in dict.fromkeys((fallback, plain)):
+        resolved = Config(config.chunks, blosc2).resolve(config.chunks[1:], dtype)
+        encoders.append(Encoder(resolved.blosc2, config.chunks, dtype))
+    return encoders
+
+
 class PluginEncoder:
     """Encodes in a child process, one chunk at a time; safe to share between threads.
 

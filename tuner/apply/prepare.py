@@ -17,6 +17,7 @@ from tuner.quality import compare
 from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, Step, prepare
 from tuner.steps.reduced import Chain
+from tuner.steps.reductions import Form
 
 
 class Preparation:
@@ -127,3 +128,24 @@ class Batch:
                 self._frames = self._preparation(self._frames, self._kept)
                 self._preparation = None
         return self._frames
+
+
+def chain_of(
+    profile: Profile, frame_shape: tuple[int, ...], dtype: np.dtype[Any], mask: NDArray[np.bool_] | None, place: str
+) -> Chain | None:
+    """What a profile's reductions make of frames one by one; None where it has none.
+
+    Raises
+    ------
+    InputError
+        For frames that cannot be reduced so, or one by one.
+    """
+    if not profile.reduce:
+        return None
+    try:
+        chain = Chain(profile.reduce, Form(frame_shape, dtype, profile.invalid.marks, mask))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    if chain.each > 1:
+        raise InputError(f"{place}: the profile sums {chain.each} frames, which only `tuner apply` does, not a writer")
+    return chain

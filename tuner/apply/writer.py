@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import logging
 import math
 import operator
 import threading
@@ -21,33 +19,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tuner.apply.arrived import Arrivals, CompressedFrame
+from tuner.apply.closing import OPEN, close_quietly, flush_regularly
 from tuner.apply.cut import corners
 from tuner.apply.drift import Drift
-from tuner.apply.encode import Encoder
 from tuner.apply.guard import Verifier, Watch
 from tuner.apply.ledger import Ledger
 from tuner.apply.output import Output, SingleFile
 from tuner.apply.overload import Shedding
 from tuner.apply.pipeline import Pipeline, depth_of
-from tuner.apply.plugin import ChunkEncoder, FallbackEncoder, open_encoder
-from tuner.apply.prepare import Batch, Preparation
+from tuner.apply.plugin import FallbackEncoder, lossless_encoders, open_encoder
+from tuner.apply.prepare import Batch, Preparation, chain_of
 from tuner.apply.rolling import RollingFiles
 from tuner.apply.scan_file import Layout
 from tuner.apply.target import check_target, reason
-from tuner.config import PLUGINS, Blosc2, Config
 from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError, OverloadError, TunerError
 from tuner.profile import Profile
-from tuner.steps.reduced import Chain
-from tuner.steps.reductions import Form
-
-_log = logging.getLogger(__name__)
 
 #: Frames of one `append`: an array, or a list of one frame that arrived compressed.
 Frames = NDArray[Any] | list[CompressedFrame]
-
-#: Writers that are open, to be closed when the interpreter exits.
-_OPEN: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
 class Writer:
@@ -91,7 +81,7 @@ class Writer:
         profile.match.check(dtype, frame_shape, str(path))
         if (profile.config.steps or profile.reduce) and profile.invalid.mask is not None and mask is None:
             raise InputError(f"{path}: mask must be given, as the profile's steps leave masked pixels as they are")
-        chain = _chain(profile, frame_shape, dtype, mask, str(path))
+        chain = chain_of(profile, frame_shape, dtype, mask, str(path))
         if chain is not None:  # what is written
             frame_shape, dtype, mask = chain.after.frame_shape, chain.after.dtype, chain.after.mask
         self._stored_shape = frame_shape
@@ -108,7 +98,7 @@ class Writer:
             check_target(path, overwrite)
         self._encoder = open_encoder(config, profile.fallback.blosc2, dtype, container=container)
         # One codec is declared for all chunks of bitshuffle: there is nothing else to encode them with.
-        lossless = _lossless_encoders(profile, config, dtype) if container is BLOSC2 else [self._encoder]
+        lossless = lossless_encoders(profile.fallback.blosc2, config, dtype) if container is BLOSC2 else [self._encoder]
         self._verifier = Verifier(self._encoder, lossless, Watch(verify))
         self._chunk_shape = config.chunks
         layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask, fields, eiger)
@@ -148,10 +138,10 @@ class Writer:
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._closed = False
-        _OPEN.add(self)
+        OPEN.add(self)
         if self._flush_seconds < math.inf:
             arguments = (weakref.ref(self), self._flush_seconds, self._ended)
-            threading.Thread(target=_flush_regularly, args=arguments, name="tuner-flush", daemon=True).start()
+            threading.Thread(target=flush_regularly, args=arguments, name="tuner-flush", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -273,9 +263,9 @@ class Writer:
         if getattr(self, "_closed", True):
             return
         if self._pipeline.is_here:
-            threading.Thread(target=_close_quietly, args=(self,), name="tuner-close", daemon=False).start()
+            threading.Thread(target=close_quietly, args=(self,), name="tuner-close", daemon=False).start()
         else:
-            _close_quietly(self)
+            close_quietly(self)
 
     def _admit(self, frames: Frames, index: int | None, lossless: bool) -> None:
         with self._lock:
@@ -413,7 +403,7 @@ class Writer:
         self._drift.close()
         self._ended.set()
         self._closed = True
-        _OPEN.discard(self)
+        OPEN.discard(self)
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -428,58 +418,3 @@ def _look(drift: Drift, ledger: Ledger, lock: threading.Lock, number: int, frame
     with lock, contextlib.suppress(RuntimeError):
         if drift.due():
             drift.look(number, frames, ledger.recent_ratio)
-
-
-def _chain(
-    profile: Profile, frame_shape: tuple[int, ...], dtype: np.dtype[Any], mask: NDArray[np.bool_] | None, place: str
-) -> Chain | None:
-    """What a profile's reductions make of frames one by one; None where it has none."""
-    if not profile.reduce:
-        return None
-    try:
-        chain = Chain(profile.reduce, Form(frame_shape, dtype, profile.invalid.marks, mask))
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-    if chain.each > 1:
-        raise InputError(f"{place}: the profile sums {chain.each} frames, which only `tuner apply` does, not a writer")
-    return chain
-
-
-@atexit.register
-def _close_all() -> None:
-    for writer in list(_OPEN):
-        _close_quietly(writer)
-
-
-def _close_quietly(writer: Writer) -> None:
-    """Close a writer where nobody is there to be told by an exception."""
-    try:
-        writer.close()
-    except TunerError as error:
-        _log.error("%s", error)
-
-
-def _flush_regularly(reference: weakref.ref[Writer], seconds: float, ended: threading.Event) -> None:
-    while not ended.wait(seconds):
-        writer = reference()
-        if writer is None:
-            return
-        # What fails here is raised by the next call, too.
-        with contextlib.suppress(TunerError):
-            writer.flush()
-        del writer
-
-
-def _lossless_encoders(profile: Profile, config: Config, dtype: np.dtype[Any]) -> list[ChunkEncoder]:
-    """What a chunk is written with where the profile's encoder fails: its fallback, and no compression at all."""
-    plain = Blosc2(clevel=0, filters=())
-    fallback = profile.fallback.blosc2
-    if fallback.codec in PLUGINS or (
-        fallback.typesize and math.prod(config.chunks) * dtype.itemsize % fallback.typesize
-    ):
-        fallback = plain
-    encoders: list[ChunkEncoder] = []
-    for blosc2 in dict.fromkeys((fallback, plain)):
-        resolved = Config(config.chunks, blosc2).resolve(config.chunks[1:], dtype)
-        encoders.append(Encoder(resolved.blosc2, config.chunks, dtype))
-    return encoders
