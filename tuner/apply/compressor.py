@@ -97,7 +97,7 @@ class Compressor:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The c-blosc2 of python-blosc2's wheel; None where there is none, or one of another version than is known here."""
+    """The c-blosc2 of python-blosc2's wheel; None where there is none, of another version, or one that does otherwise."""
     version = blosc2.blosclib_version.split()[0]
     try:
         found = ctypes.CDLL(str(Path(blosc2.__file__).parent / "lib" / "libblosc2.so"))
@@ -111,4 +111,17 @@ def library() -> ctypes.CDLL | None:
         found.blosc2_init()
     except (OSError, AttributeError):
         return None
-    return found
+    probe, out = np.arange(1000, dtype=np.uint32), np.empty(4000 + OVERHEAD_NBYTES, np.uint8)
+    parameters = {
+        "codec": blosc2.Codec.ZSTD,
+        "codec_meta": 0,
+        "clevel": 3,
+        "typesize": 4,
+        "blocksize": 1024,
+        "splitmode": blosc2.SplitMode.ALWAYS_SPLIT,
+        "filters": [blosc2.Filter.SHUFFLE, blosc2.Filter.BYTEDELTA],
+        "filters_meta": [0, 0],
+        "nthreads": 1,
+    }
+    length = Compressor(found, parameters)(probe, out)
+    return found if out[:length].tobytes() == blosc2.compress2(probe, **parameters) else None
