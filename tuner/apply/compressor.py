@@ -97,7 +97,7 @@ class Compressor:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The c-blosc2 of python-blosc2's wheel; None where there is none, of another version, or one that does otherwise."""
+    """The c-blosc2 of python-blosc2's wheel; None where there is none, of another version, or unlike python-blosc2."""
     version = blosc2.blosclib_version.split()[0]
     try:
         found = ctypes.CDLL(str(Path(blosc2.__file__).parent / "lib" / "libblosc2.so"))
