@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,13 @@ def test_a_master_is_there_from_the_start_and_grows_by_whole_files(tmp_path: Pat
             writer.sync()
 
 
+def test_a_master_without_data_files_has_no_frames(tmp_path: Path) -> None:
+    """The largest dataset in it is the mask, which is none."""
+    said = "must link a data file in /entry/data, got none yet"
+    with opened(tmp_path / "scan_master.h5", mask=MASK), pytest.raises(InputError, match=said):
+        open_stacks([tmp_path / "scan_master.h5"])
+
+
 def test_what_a_user_says_of_the_images_stays(tmp_path: Path) -> None:
     """A master may announce more than there is: so do those of the detector itself."""
     path = tmp_path / "scan_master.h5"
@@ -333,3 +342,32 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TunerError):
         apply(source, tmp_path / "new_master.h5")
     assert listing(tmp_path) == ["raw"]
+
+
+REPACK = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_eiger import *
+stacks = open_stacks([sys.argv[1]])
+print("ready", flush=True)
+repack(profile(1), stacks, [sys.argv[1]], sys.argv[2])
+"""
+
+
+def test_a_killed_apply_leaves_no_master_or_a_whole_one(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    source = master(tmp_path / "raw", 200)
+    moments = random.Random(0)
+    for attempt in range(4):
+        target = tmp_path / f"{attempt}_master.h5"
+        command = [sys.executable, "-c", REPACK, str(source), str(target), str(Path(__file__).parent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        if target.exists():
+            with h5py.File(target) as file:
+                frames = np.concatenate([part[()] for part in file["entry/data"].values()])
+            assert (frames == frames_of(0, 200)).all()

@@ -61,8 +61,17 @@ def find_frames(file: h5py.File, dataset: str | None = None) -> tuple[str, ...]:
     if found is None and isinstance(peek(file, "exchange/data"), h5py.Dataset):
         found = "/exchange/data"
     if found is None:
+        _refuse_unlinked(file)
         found = canonical(file, _largest(file))
     return _series(file, found)
+
+
+def _refuse_unlinked(file: h5py.File) -> None:
+    """Raise InputError for the master of an Eiger that is still to link its first data file: its mask is no frame."""
+    group = peek(file, "entry/data")
+    specific = peek(file, "entry/instrument/detector/detectorSpecific")
+    if isinstance(group, h5py.Group) and not len(group) and specific is not None:
+        raise InputError(f"{file.filename}: must link a data file in /entry/data, got none yet")
 
 
 def _asked(file: h5py.File, dataset: str) -> tuple[str, ...]:
