@@ -12,9 +12,28 @@ from tuner.apply.master import EIGER_DATASET, Piece, data_files, image_numbers, 
 from tuner.apply.nexus import data_group
 from tuner.apply.scan_file import sync_folder
 from tuner.apply.target import check_target, publish, temporary_name
+from tuner.read.hdf5 import Hdf5Source
+from tuner.read.nexus import SERIES
+from tuner.stack import Stack
 
 #: Creates the dataset of a data file: of a group, under a name, for so many frames.
 Make = Callable[[h5py.Group, str, int], h5py.Dataset]
+
+
+def becomes_eiger(stack: Stack, target: Path, layout: str | None) -> bool:
+    """Whether a stack is written as a master with data files: as `layout` says, else where it is and the name fits."""
+    if layout is not None:
+        return layout == "eiger"
+    return _is_series(stack) and target.name.endswith("_master.h5")
+
+
+def frames_of_a_file(stack: Stack) -> int:
+    """As many as the data files had that a stack is read from, or what Dectris takes by default."""
+    return stack.source.shapes[0][0] if isinstance(stack.source, Hdf5Source) and _is_series(stack) else 1000
+
+
+def _is_series(stack: Stack) -> bool:
+    return SERIES.fullmatch((stack.dataset or "").rpartition("/")[2]) is not None
 
 
 class DataFiles:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.cut import corners, slabs
-from tuner.apply.data_files import DataFiles
+from tuner.apply.data_files import DataFiles, becomes_eiger, frames_of_a_file
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
 from tuner.apply.master import add_eiger_detector, check_eiger, count_images, data_files
 from tuner.apply.metadata import Metadata, note, reduced_fill
@@ -33,7 +33,6 @@ from tuner.container import CONTAINERS, Container
 from tuner.errors import InputError, TunerError, TunerWarning
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
-from tuner.read.nexus import SERIES
 from tuner.read.storage import open_file, physical
 from tuner.stack import Kind, Stack
 from tuner.steps.reduced import Reduced, reduced, times_smaller
@@ -112,7 +111,7 @@ def repack(
         if (profile.reduce or profile.config.steps) and not again:
             _check_untouched(stack)
         plan = _Plan(profile, stack, view, CONTAINERS[container])
-        if _becomes_eiger(stack, target, layout):
+        if becomes_eiger(stack, target, layout):
             _check_eiger(stack, view, target, place, overwrite, source_paths)
             plan.master = target
         plans.append(plan)
@@ -146,16 +145,6 @@ def _inputs(stack: Stack, source_paths: Sequence[str | os.PathLike[str]]) -> Ite
     if isinstance(stack.source, Hdf5Source):
         with open_file(stack.source.path) as file:
             yield from (Path(node.file.filename) for name in stack.source.datasets for node in physical(file[name]))
-
-
-def _becomes_eiger(stack: Stack, target: Path, layout: str | None) -> bool:
-    if layout is not None:
-        return layout == "eiger"
-    return _is_series(stack) and target.name.endswith("_master.h5")
-
-
-def _is_series(stack: Stack) -> bool:
-    return SERIES.fullmatch((stack.dataset or "").rpartition("/")[2]) is not None
 
 
 def _check_eiger(
@@ -224,7 +213,7 @@ class _Plan:
         depth = depth_of(workers, tiles if self.preparation.steps else 1)
         write = dataset.id.write_direct_chunk
         if self.master is not None:
-            each = -(-_frames_of_a_file(self.original) // self.lead_chunk[0]) * self.lead_chunk[0]
+            each = -(-frames_of_a_file(self.original) // self.lead_chunk[0]) * self.lead_chunk[0]
             self.files = DataFiles(self.master, each, len(stack), partial(self._create_like, dataset))
             write = self.files.write
         pipeline = Pipeline(self.encoder, write, workers, depth=depth)
@@ -268,11 +257,6 @@ class _Plan:
         of_all = ("DIMENSION_LIST", "tuner_lossless_frames")
         part.attrs.update({name: value for name, value in dataset.attrs.items() if name not in of_all})
         return part
-
-
-def _frames_of_a_file(stack: Stack) -> int:
-    """As many as the data files had that a stack is read from, or what Dectris takes by default."""
-    return stack.source.shapes[0][0] if isinstance(stack.source, Hdf5Source) and _is_series(stack) else 1000
 
 
 def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int) -> dict[str, Any]:
