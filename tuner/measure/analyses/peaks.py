@@ -22,9 +22,13 @@ _Array = NDArray[np.float64]
 _Flags = NDArray[np.bool_]
 
 
+#: Rows that are integrated at once, so that what lies between two operations stays in the cache.
+_ROWS = 128
+
+
 @dataclass(frozen=True, slots=True)
 class _Integrated:
-    """A peak at every pixel of a frame, as if there were one."""
+    """A peak at every pixel of some rows, as if there were one."""
 
     intensity: _Array
     """Counts in the box above the background."""
@@ -55,12 +59,11 @@ def compare_peaks(analysis: Peaks, scan: Scan) -> dict[str, Measured]:
     if len(scan.stack.frame_shape) != 2:
         raise InputError(f"{scan.stack.name}: frames must be images for peaks, got {scan.stack.frame_shape}")
     rows = []
+    windows = _Windows(analysis)
     for pair in scan.pairs():
         for original, decoded, valid in zip(pair.original, pair.decoded, pair.valid, strict=True):
-            before = _integrate(analysis, original, scan.variance(original), valid)
-            after = _integrate(analysis, decoded, scan.variance(decoded), valid)
-            rows.append(_frame(analysis, before, after))
-    sums = {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
+            rows.append(_frame(analysis, scan, original, decoded, windows.of(valid)))
+    sums = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     if not sums["before"].sum():
         raise InputError(
             f"{scan.stack.name}: must have peaks of I/sigma {analysis.strong:g} for analysis {analysis.name},"
@@ -77,22 +80,86 @@ def _defined(drawn: _Array, value: float) -> _Array:
     return np.where(np.isfinite(drawn), drawn, value)
 
 
-def _frame(analysis: Peaks, before: _Integrated, after: _Integrated) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Some rows of a frame with those around that their integration needs."""
+
+    outer: slice
+    """All of these rows."""
+    inner: slice
+    """Which of the outer rows they are themselves."""
+    valid: _Flags
+    """True where a pixel counts."""
+    pixels: _Array
+    """Valid pixels in the square around each pixel, at least 1."""
+    whole: _Flags
+    """True where all pixels of the box count."""
+
+
+class _Windows:
+    """The windows of frames, kept as long as the same pixels count."""
+
+    def __init__(self, analysis: Peaks) -> None:
+        self._analysis = analysis
+        self._valid = np.empty(0, np.bool_)
+        self._windows: list[_Window] = []
+
+    def of(self, valid: _Flags) -> list[_Window]:
+        """Those of a frame in which these pixels count."""
+        if not np.array_equal(valid, self._valid):
+            self._valid = valid
+            self._windows = [self._window(start) for start in range(0, len(valid), _ROWS)]
+        return self._windows
+
+    def _window(self, start: int) -> _Window:
+        box, background = self._analysis.box, self._analysis.background
+        around = 2 * (background // 2) + box // 2 + 1
+        stop = min(start + _ROWS, len(self._valid))
+        outer = slice(max(0, start - around), stop + around)
+        inside = self._valid[outer].astype(np.float64)
+        return _Window(
+            outer=outer,
+            inner=slice(start - outer.start, stop - outer.start),
+            valid=self._valid[outer],
+            pixels=np.maximum(np.rint(_total(inside, background)), 1),
+            whole=np.rint(_total(inside, box)) == box**2,
+        )
+
+
+def _frame(
+    analysis: Peaks, scan: Scan, original: NDArray[Any], decoded: NDArray[Any], windows: list[_Window]
+) -> dict[str, _Array]:
     """What is summed over frames."""
-    found, again = before.found(analysis.strong), after.found(analysis.strong)
-    weak = before.found(*_WEAK)
-    kept = after.intensity[weak] >= before.intensity[weak] / 2
-    change = [((after.intensity[at] - before.intensity[at]) / before.sigma[at]) ** 2 for at in (found, weak)]
+    sums: dict[str, _Array] = {}
+    for window in windows:
+        before, after = (
+            _integrate(analysis, frame[window.outer], scan.variance(frame[window.outer]), window)
+            for frame in (original, decoded)
+        )
+        for key, value in _rows(analysis, before, after, window.inner).items():
+            sums[key] = sums.get(key, 0.0) + np.asarray(value, np.float64)
+    return sums
+
+
+def _rows(analysis: Peaks, before: _Integrated, after: _Integrated, inner: slice) -> dict[str, Any]:
+    """What is summed over rows, of the inner ones."""
+    found, again, weak = before.found(analysis.strong), after.found(analysis.strong), before.found(*_WEAK)
+    recalled, real = _beside(found, again, inner), _beside(again, found, inner)
+    places = [np.nonzero(flags[inner]) for flags in (found, weak)]
+    (strong, strong_after, strong_sigma), (dim, dim_after, dim_sigma) = (
+        (before.intensity[inner][at], after.intensity[inner][at], before.sigma[inner][at]) for at in places
+    )
+    change = (((strong_after - strong) / strong_sigma) ** 2).sum() + (((dim_after - dim) / dim_sigma) ** 2).sum()
     return {
-        "before": np.count_nonzero(found),
-        "after": np.count_nonzero(again),
-        "recalled": np.count_nonzero(found & _near(again)),
-        "real": np.count_nonzero(again & _near(found)),
-        "weak": np.count_nonzero(weak),
-        "weak_kept": np.count_nonzero(kept),
-        "squares": change[0].sum() + change[1].sum(),
-        "strong_moments": _moments(before.intensity[found], after.intensity[found]),
-        "weak_moments": _moments(before.intensity[weak], after.intensity[weak]),
+        "before": strong.size,
+        "after": np.count_nonzero(again[inner]),
+        "recalled": recalled,
+        "real": real,
+        "weak": dim.size,
+        "weak_kept": np.count_nonzero(dim_after >= dim / 2),
+        "squares": change,
+        "strong_moments": _moments(strong, strong_after),
+        "weak_moments": _moments(dim, dim_after),
     }
 
 
@@ -126,36 +193,54 @@ def _correlation(moments: _Array) -> _Array:
     return np.asarray(np.where(same, 1.0, np.where(spread > 0, cov / spread, 0.0)))
 
 
-def _near(flags: _Flags) -> _Flags:
-    """True within a pixel of a flag."""
+def _beside(flags: _Flags, others: _Flags, inner: slice) -> int:
+    """How many flags of the inner rows have another within a pixel."""
+    rows, columns = np.nonzero(flags[inner])
+    padded = np.pad(others, 1)
+    shifts = [(row, column) for row in range(3) for column in range(3)]
+    return int(np.any([padded[rows + inner.start + r, columns + c] for r, c in shifts], axis=0).sum())
+
+
+def _total(values: _Array, extent: int) -> _Array:
+    """Sums over squares of `extent` pixels, same shape."""
     with library("peaks"):
         from scipy import ndimage
-    return np.asarray(ndimage.binary_dilation(flags, np.ones((3, 3), np.bool_)))
+    return np.asarray(ndimage.uniform_filter(values, extent, mode="constant") * extent**2)
 
 
-def _integrate(analysis: Peaks, frame: NDArray[Any], variance: _Array, valid: _Flags) -> _Integrated:
-    with library("peaks"):
-        from scipy import ndimage
+def _largest(values: _Array, extent: int) -> _Array:
+    """The largest over squares of `extent` pixels, odd, same shape."""
+    for _ in range(2):  # along rows, then along columns
+        reach, length = extent // 2, 1
+        runs = np.pad(values, ((reach, reach), (0, 0)), constant_values=-np.inf)
+        while length < extent:
+            step = min(length, extent - length)
+            runs = np.maximum(runs[:-step], runs[step:])
+            length += step
+        values = runs.T
+    return values
 
-    def total(values: _Array, extent: int) -> _Array:
-        return np.asarray(ndimage.uniform_filter(values, extent, mode="constant") * extent**2)
 
+def _integrate(analysis: Peaks, rows: NDArray[Any], variance: _Array, window: _Window) -> _Integrated:
     def ring(values: _Array) -> _Array:
-        return total(values, analysis.background) - total(values, analysis.box)
+        return _total(values, analysis.background) - _total(values, analysis.box)
 
-    counts, variance = np.where(valid, frame, 0).astype(np.float64), np.where(valid, variance, 0.0)
-    inside = valid.astype(np.float64)
-    pixels = np.maximum(np.rint(total(inside, analysis.background)), 1)
-    mean, spread = (total(values, analysis.background) / pixels for values in (counts, variance))
+    valid = window.valid
+    counts, variance = np.where(valid, rows, 0).astype(np.float64), np.where(valid, variance, 0.0)
+    # Of photon counts both are the same, and so are all sums of them.
+    alike = np.array_equal(counts, variance)
+    mean = _total(counts, analysis.background) / window.pixels
+    spread = mean if alike else _total(variance, analysis.background) / window.pixels
     quiet = valid & (counts <= mean + _OUTLIER * np.sqrt(np.maximum(spread, 1e-12)))
     around = np.rint(ring(quiet.astype(np.float64)))
     enough = np.maximum(around, 1)
     background = ring(np.where(quiet, counts, 0.0)) / enough
-    background_variance = ring(np.where(quiet, variance, 0.0)) / enough
+    background_variance = background if alike else ring(np.where(quiet, variance, 0.0)) / enough
     box = analysis.box**2
-    intensity = total(counts, analysis.box) - box * background
-    sigma = np.sqrt(np.maximum(total(variance, analysis.box) + box**2 * background_variance / enough, 1e-12))
-    whole = np.rint(total(inside, analysis.box)) == box
-    whole &= around >= box
-    tops = whole & (intensity == ndimage.maximum_filter(np.where(whole, intensity, -np.inf), analysis.box))
+    summed = _total(counts, analysis.box)
+    intensity = summed - box * background
+    noise = summed if alike else _total(variance, analysis.box)
+    sigma = np.sqrt(np.maximum(noise + box**2 * background_variance / enough, 1e-12))
+    whole = window.whole & (around >= box)
+    tops = whole & (intensity == _largest(np.where(whole, intensity, -np.inf), analysis.box))
     return _Integrated(intensity, sigma, tops)
