@@ -457,7 +457,7 @@ def test_a_writer_sheds_effort_and_still_reduces(tmp_path: Path) -> None:
 def test_a_writer_refuses_to_sum(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", FRAMES)
     profile = profile_for(open_stacks([tmp_path / "a.npy"])[0], "sum=2")
-    with pytest.raises(InputError, match="the profile sums 2 frames, which only `tuner apply` does, not a writer"):
+    with pytest.raises(InputError, match="must be of single frames, got sum, which only `tuner apply` does"):
         tuner.open_writer(tmp_path / "b.h5", profile, frame_shape=(33, 50), dtype="uint16")
     assert not (tmp_path / "b.h5").exists()
 
@@ -478,3 +478,38 @@ def test_an_eiger_layout_holds_reduced_frames(tmp_path: Path) -> None:
         assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 4
         assert file["entry/instrument/detector/frame_numbers"][()].tolist() == [0, 5, 10, 15]
     stack.close()
+
+
+def test_triage_says_what_it_left_out_and_how_many_hits_that_are(home: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.poisson(2, (60, 64, 64)).astype("uint16")
+    hits = np.arange(0, 60, 5)
+    for number in hits:
+        frames[number].reshape(-1)[rng.choice(64 * 64, 40, replace=False)] = 300
+    frames[1, 4::8, 4::8] += 20  # 64 peaks, too weak for single pixels beside their noise
+    frames[1, 4::8, 5::8] += 20
+    source = home / "serial.nxs"
+    with h5py.File(source, "w") as file:
+        file["entry/data/data"] = frames
+        file["entry/data/timestamp"] = np.arange(60.0)
+        file["entry/data/exposure_time"] = np.full(60, 0.1)
+    found = tuner.find_profile(
+        [source], reduce="triage=20:30:5:10", space="quick", maximize=["ratio"], budget="8", surrogate=False
+    )
+    about = found.profile.evidence["reduction"]
+    assert about["frames"] == [60, len(hits) + 4]
+    triage = about["triage"]
+    assert (triage["without_peaks"], triage["audited"], triage["looked"]) == (48, 4, 48)
+    assert triage["lost_hits"] == pytest.approx(1 / 48, rel=0.01)
+    assert triage["lost_hits"] < triage["lost_hits_bound"] < 0.1
+    found.profile.save(home / "p.yaml")
+    files = [str(home / name) for name in ("p.yaml", "serial.nxs", "out.h5")]
+    assert main(["apply", *files, "--quiet"]) == 0
+    assert main(["verify", files[0], files[2], "--against", files[1], "--quiet"]) == 0
+    with h5py.File(home / "out.h5") as file:
+        numbers = file["entry/data/frame_numbers"][()]
+        assert np.array_equal(file["entry/data/timestamp"][()], numbers)
+        assert np.array_equal(file["entry/data/exposure_time"][()], np.full(len(numbers), 0.1))
+        audited = file["entry/data/frames_audited"][()]
+        assert len(audited) == 4
+        assert sorted([*hits, *audited]) == numbers.tolist()

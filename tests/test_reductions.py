@@ -15,9 +15,10 @@ from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks, Stack, convention
 from tuner.steps import Pixels, prepare
-from tuner.steps.reduced import Chain, form_of, parse_reductions, reduced, reductions_from, reductions_to
+from tuner.steps.reduced import Chain, Reduced, form_of, parse_reductions, reduced, reductions_from, reductions_to
 from tuner.steps.reductions import Bin, Crop, Form, Reduction, Scale, Sum
 from tuner.steps.scale import Photonise
+from tuner.steps.triage import Triage
 
 INTEGERS = ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
 DTYPES = [*INTEGERS, "float16", "float32", "float64"]
@@ -282,11 +283,14 @@ def test_reductions_are_documents_and_words() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bun=2", "--reduce must be one of sum bin crop scale, got 'bun' (did you mean 'bin'?)"),
+        ("bun=2", "--reduce must be one of triage sum bin crop scale, got 'bun' (did you mean 'bin'?)"),
         ("bin=1", "--reduce[0].n must be in 2..256, got 1"),
         ("bin", "--reduce[0].n must be given"),
         ("bin=2:3", "--reduce must have at most 1 values for bin, got 'bin=2:3'"),
-        ("bin=2,bin=3", "--reduce: reduce must be some of sum bin crop scale, each once, in this order, got bin bin"),
+        (
+            "bin=2,bin=3",
+            "--reduce: reduce must be some of triage sum bin crop scale, each once, in this order, got bin bin",
+        ),
         ("scale=float32", "--reduce[0].dtype must be one of uint8 uint16 uint32 int8 int16, got 'float32'"),
         ("crop=0:0:0:5", "--reduce[0].rows must be a whole number >= 1, got 0"),
     ],
@@ -305,6 +309,8 @@ def test_a_word_that_is_none_is_refused(text: str, message: str) -> None:
         (stack_of(np.zeros((3, 4, 4), "u2")), [Crop(2, 0, 3, 4)], "must end within a frame of (4, 4), got an end at"),
         (stack_of(np.zeros((3, 4, 4), bool)), [Bin(2)], "frames must be numbers to be summed, got bool"),
         (stack_of(np.zeros((3, 4, 4), "u2")), [Bin(2), Sum(2)], "in this order, got bin sum"),
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Triage(1, 5.0)], "must have frames with 1 peaks, got none of 3"),
+        (stack_of(np.zeros((3, 4, 4), "u2")), [Triage(1, 5.0), Sum(2)], "must not sum after triage"),
         (
             Stack("grid", (3, 4, 5, 6), 2, np.dtype("u2"), Frames(np.zeros((12, 5, 6), "u2"))),
             [Sum(2)],
@@ -316,3 +322,55 @@ def test_what_cannot_be_reduced_is_refused(stack: Stack, reductions: list[Reduct
     with pytest.raises(InputError) as caught:
         reduced(stack, reductions)
     assert message in str(caught.value)
+
+
+def serial(heights: list[float], peaks: int = 20) -> NDArray[np.uint16]:
+    """Frames of a serial measurement: peaks of these photons in the brightest pixel, on a background of three."""
+    rng = np.random.default_rng(0)
+    means = np.full((len(heights), 96, 96), 3.0)
+    spot = np.exp(-np.add.outer(np.arange(-2, 3) ** 2, np.arange(-2, 3) ** 2) / 2)
+    for mean, height in zip(means, heights, strict=True):
+        for place in rng.choice(64, peaks, replace=False):
+            row, column = 11 * np.array(divmod(place, 8)) + 6
+            mean[row - 2 : row + 3, column - 2 : column + 3] += height * spot
+    return rng.poisson(means).astype("uint16")
+
+
+def test_triage_keeps_hits_and_every_so_many_th_of_the_rest() -> None:
+    heights = [200.0 if number % 4 == 0 else 0.0 for number in range(40)]
+    frames = serial(heights)
+    frames[:, 0, :30] = 60000  # a bad row that the mask knows
+    mask = np.zeros((96, 96), bool)
+    mask[0, :30] = True
+    kinds = np.zeros(40, "uint8")
+    kinds[[1, 2]] = 2
+    stack = reduced(stack_of(frames, mask=mask, kinds=kinds), [Triage(peaks=15, least=25.0, audit=7)])
+    source = stack.source
+    assert isinstance(source, Reduced)
+    hits = [number for number in range(40) if heights[number]]
+    without = [number for number in range(40) if not heights[number] and number > 2]
+    assert source.starts.tolist() == sorted([*hits, 1, 2, *without[6::7]])  # darks stay
+    assert source.starts[source.audited].tolist() == without[6::7]
+    assert np.array_equal(stack.read(0, len(stack)), frames[source.starts])
+
+
+def test_weaker_peaks_are_found_in_boxes_of_pixels() -> None:
+    triage = Triage(peaks=15, least=25.0)
+    strong, weak, empty = serial([200.0, 15.0, 0.0])
+    everywhere = np.ones((96, 96), bool)
+    assert triage.count(strong, everywhere) >= 20
+    assert triage.count(weak, everywhere) < 15 <= triage.count_weak(weak, everywhere)
+    assert triage.count(empty, everywhere) == 0
+    assert triage.count_weak(empty, everywhere) < 3
+    assert triage.count(strong, np.zeros((96, 96), bool)) == 0
+    assert triage.count(strong[0], everywhere[0]) == triage.count(strong[:1], everywhere[:1])
+
+
+@given(seed=st.integers(0, 999), plateau=st.integers(1, 4))
+def test_a_plateau_is_one_peak(seed: int, plateau: int) -> None:
+    rng = np.random.default_rng(seed)
+    frame = np.zeros((50, 70), "int32")
+    row, column = rng.integers(0, 46), rng.integers(0, 66)
+    frame[row, column : column + plateau] = 100
+    for one in (frame, frame.T):
+        assert Triage(peaks=1, least=10.0).count(one, np.ones(one.shape, bool)) == 1

@@ -239,6 +239,8 @@ class Metadata:
         if not self._renumbers or not self._is_per_frame(node) or math.prod(node.shape[1:]) > _MOST_PER_FRAME:
             return None
         values = node[()]
+        if each == 1:
+            return values[self._starts], "of the frames that are left"
         groups = values[self._starts[:, None] + np.arange(each)]
         of = f"of {each} frames"
         if node.dtype.kind in "iuf":
@@ -298,8 +300,8 @@ def note(dataset: h5py.Dataset, view: Stack) -> None:
     """Say which frames those of a reduced stack are, what its numbers were, and from where on they saturate.
 
     In the detector's group, else beside the stack: `frame_numbers`, counted from 0, of the first frame that each is
-    made of, and `saturation_value` and `underload_value` where nothing says them yet. Beside it ``<name>_offset`` and
-    ``<name>_scaling_factor``, as NXdata has them.
+    made of; `frames_audited`, those of them that triage keeps without peaks; `saturation_value` and `underload_value`
+    where nothing says them yet. Beside it ``<name>_offset`` and ``<name>_scaling_factor``, as NXdata has them.
     """
     source = view.source
     assert isinstance(source, Reduced)
@@ -310,9 +312,12 @@ def note(dataset: h5py.Dataset, view: Stack) -> None:
         if "frame_numbers" in place:
             del place["frame_numbers"]
         numbers = place.create_dataset("frame_numbers", data=source.starts)
-        numbers.attrs["long_name"] = "number of the first frame that each is the sum of, counted from 0"
+        numbers.attrs["long_name"] = "number of the first frame that each is made of, counted from 0"
         numbers.attrs["frames_each"] = each
         numbers.attrs["frames_left_out"] = len(source.original) - each * len(view)
+    if source.audited.any():
+        place["frames_audited"] = source.starts[source.audited]
+        place["frames_audited"].attrs["long_name"] = "numbers of frames without peaks that are kept for audit"
     note_scale(dataset, source.chain.reductions)
     for names, value in ((_SATURATION, view.saturation), (("underload_value",), view.underload)):
         if value is not None and not any(isinstance(peek(one, n), h5py.Dataset) for one in groups for n in names):

@@ -60,13 +60,22 @@ class Promise:
         return {**asdict(self), "provisional": self.provisional}
 
 
-def upper_bound(units: int, confidence: float) -> float:
-    """Upper Clopper-Pearson bound of a share of which nothing was found in so many units.
+def upper_bound(units: int, confidence: float, found: int = 0) -> float:
+    """Upper Clopper-Pearson bound of a share of which some, or nothing, was found in so many units.
 
-    >>> round(upper_bound(59, 0.95), 4), upper_bound(0, 0.95)
-    (0.0495, 1.0)
+    >>> round(upper_bound(59, 0.95), 4), upper_bound(0, 0.95), round(upper_bound(100, 0.95, 2), 4)
+    (0.0495, 1.0, 0.0616)
     """
-    return float(1 - (1 - confidence) ** (1 / units)) if units else 1.0
+    if found >= units:
+        return 1.0
+    if not found:
+        return float(1 - (1 - confidence) ** (1 / units))
+    low, high = found / units, 1.0
+    for _ in range(60):  # the share of which so few are found with the rest of the confidence
+        share = (low + high) / 2
+        few = sum(math.comb(units, k) * share**k * (1 - share) ** (units - k) for k in range(found + 1))
+        low, high = (share, high) if few > 1 - confidence else (low, share)
+    return high
 
 
 def units_for(risk: float, confidence: float = CONFIDENCE) -> int:

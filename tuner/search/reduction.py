@@ -14,9 +14,14 @@ from tuner.noise import Noise
 from tuner.profile import Invalid, Profile
 from tuner.read.sampling import Sample
 from tuner.search.evidence import digest_of
+from tuner.search.promise import CONFIDENCE, upper_bound
 from tuner.stack import Stack
 from tuner.steps.reduced import Chain, Reduced, times_smaller
 from tuner.steps.reductions import Reduction, Scale
+from tuner.steps.triage import Triage
+
+#: Frames that triage leaves out and that are looked at again, at most.
+_AUDITED = 300
 
 #: Frames that are looked at for pixels that a reduction hides, at most.
 _FRAMES = 16
@@ -45,6 +50,7 @@ def about_reduction(originals: Sequence[Stack], stacks: Sequence[Stack], sample:
     """
     frames = ((stacks[run.stack], run.start + i) for run in sample.runs for i in range(len(run.frames)))
     hidden = [_hidden(*frame) for frame in itertools.islice(frames, _FRAMES)]
+    triaged = {"triage": _triaged(stacks)} if any(_triage(stack) for stack in stacks) else {}
     return {
         "dtype": stacks[0].dtype.name,
         "frame_shape": list(stacks[0].frame_shape),
@@ -55,7 +61,43 @@ def about_reduction(originals: Sequence[Stack], stacks: Sequence[Stack], sample:
             "before": float(f"{np.mean([before for before, _ in hidden]):.3g}"),
             "after": float(f"{np.mean([after for _, after in hidden]):.3g}"),
         },
+        **triaged,
     }
+
+
+def _triage(stack: Stack) -> Triage | None:
+    return stack.source.chain.find(Triage) if isinstance(stack.source, Reduced) else None
+
+
+def _triaged(stacks: Sequence[Stack]) -> dict[str, float]:
+    """What triage left out, and the share of it that are hits: as many weaker peaks, in boxes of pixels."""
+    left: list[tuple[Stack, int]] = []
+    audited = 0
+    for stack in stacks:
+        source = stack.source
+        assert isinstance(source, Reduced)
+        original = source.original
+        kept = np.zeros(len(original), np.bool_)
+        kept[source.starts[~source.audited]] = True
+        audited += int(np.count_nonzero(source.audited))
+        left += [(stack, int(number)) for number in np.flatnonzero(~kept)]
+    looked = [left[at] for at in np.linspace(0, len(left) - 1, min(len(left), _AUDITED)).astype(int)]
+    hits = sum(_is_hit(stack, number) for stack, number in looked)
+    return {
+        "without_peaks": len(left),
+        "audited": audited,
+        "looked": len(looked),
+        "lost_hits": float(f"{hits / len(looked):.3g}") if looked else 0.0,
+        "lost_hits_bound": float(f"{upper_bound(len(looked), CONFIDENCE, hits):.3g}") if left else 0.0,
+    }
+
+
+def _is_hit(stack: Stack, number: int) -> bool:
+    triage, source = _triage(stack), stack.source
+    assert triage is not None
+    assert isinstance(source, Reduced)
+    frame = source.original.read(number, number + 1)
+    return triage.count_weak(frame[0], source.original.valid(frame)[0]) >= triage.peaks
 
 
 def as_of(profile: Profile, original: Stack, reductions: tuple[Reduction, ...], about: Mapping[str, Any]) -> Profile:

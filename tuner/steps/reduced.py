@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tuner.document import OneOf, check_list, check_mapping, join
 from tuner.errors import InputError
 from tuner.noise import Noise
-from tuner.stack import Stack
+from tuner.stack import Kind, Stack
 from tuner.steps.reductions import Bin, Crop, Form, Reduction, Scale, Sum
+from tuner.steps.triage import Triage
 
 #: Bytes of frames that are read at once, about, to be reduced.
 _BATCH_NBYTES = 32 << 20
@@ -23,15 +24,17 @@ _BATCH_NBYTES = 32 << 20
 _R = TypeVar("_R")
 
 #: Every reduction by its name, in the order in which they are done.
-REDUCTIONS: Mapping[str, type[Reduction]] = {kind.name: kind for kind in (Sum, Bin, Crop, Scale)}
+REDUCTIONS: Mapping[str, type[Reduction]] = {kind.name: kind for kind in (Triage, Sum, Bin, Crop, Scale)}
 
 
 def check_order(reductions: Sequence[Reduction]) -> tuple[Reduction, ...]:
-    """Return reductions if each is there once at most, in the order in which they are done."""
+    """Return reductions if each is there once at most, in the order in which they are done, and they go together."""
     order = list(REDUCTIONS)
     names = [reduction.name for reduction in reductions]
     if names != sorted(set(names), key=order.index):
         raise InputError(f"reduce must be some of {' '.join(order)}, each once, in this order, got {' '.join(names)}")
+    if names[:2] == ["triage", "sum"]:
+        raise InputError("reduce must not sum after triage, as frames that are left follow others that are not")
     return tuple(reductions)
 
 
@@ -170,6 +173,8 @@ class Reduced:
     """How."""
     starts: NDArray[np.int64]
     """For each frame the number of the first frame that it is made of, shape (frames,)."""
+    audited: NDArray[np.bool_]
+    """Which are kept though triage leaves their like out, shape (frames,)."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape)."""
@@ -226,37 +231,61 @@ def reduced(stack: Stack, reductions: Sequence[Reduction]) -> Stack:
         chain = Chain(reductions, form_of(stack))
     except InputError as error:
         raise InputError(f"{stack.name}: {error}") from None
-    starts = _starts(stack, chain.each)
+    starts, audited = _starts(stack, chain)
+    of_pixels = [reduction for reduction in reductions if not isinstance(reduction, Triage)]
+    renumbered = chain.each > 1 or chain.find(Triage) is not None
     form = chain.after
     return replace(
         stack,
-        shape=(*(stack.lead_shape if chain.each == 1 else (len(starts),)), *form.frame_shape),
+        shape=(*((len(starts),) if renumbered else stack.lead_shape), *form.frame_shape),
         dtype=form.dtype,
-        source=Reduced(stack, chain, starts),
+        source=Reduced(stack, chain, starts, audited),
         mask=form.mask,
         invalid=form.marks.invalid,
         saturation=form.marks.saturation,
         underload=form.marks.underload,
         kinds=None if stack.kinds is None else stack.kinds[starts],
-        flats=None if stack.flats is None else reduced(stack.flats, reductions),
-        darks=None if stack.darks is None else reduced(stack.darks, reductions),
+        flats=None if stack.flats is None else reduced(stack.flats, of_pixels),
+        darks=None if stack.darks is None else reduced(stack.darks, of_pixels),
         photon_counting=form.photon_counting,
     )
 
 
-def _starts(stack: Stack, each: int) -> NDArray[np.int64]:
-    """The first of each so many frames of one kind that follow each other."""
-    if each == 1:
-        return np.arange(len(stack), dtype=np.int64)
+def _starts(stack: Stack, chain: Chain) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The first of the frames that make each frame, and which are kept for audit."""
+    each, triage = chain.each, chain.find(Triage)
+    none = np.zeros(len(stack), np.bool_)
+    if each == 1 and triage is None:
+        return np.arange(len(stack), dtype=np.int64), none
     if len(stack.lead_shape) != 1:
-        raise InputError(f"{stack.name}: frames must be numbered by one axis to be summed, got shape {stack.shape}")
+        what = "summed" if triage is None else "left out"
+        raise InputError(f"{stack.name}: frames must be numbered by one axis to be {what}, got shape {stack.shape}")
     kinds = np.zeros(len(stack), np.uint8) if stack.kinds is None else stack.kinds
+    if triage is not None:
+        return _triaged(stack, triage, kinds)
     edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
     runs = [np.arange(a, b - each + 1, each) for a, b in itertools.pairwise(edges)]
     starts = np.concatenate(runs).astype(np.int64)
     if not len(starts):
         raise InputError(f"{stack.name}: must have {each} frames of one kind that follow each other to be summed")
-    return starts
+    return starts, none[: len(starts)]
+
+
+def _triaged(stack: Stack, triage: Triage, kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Numbers of the frames that are kept, and which of them for audit: each frame is read once."""
+    written = stack.source.stored_bytes()
+    kept = np.ones(len(stack), np.bool_)
+    for number in np.flatnonzero(kinds == Kind.DATA):
+        if written is None or written[number]:
+            frame = stack.read(int(number), int(number) + 1)
+            kept[number] = triage.count(frame[0], stack.valid(frame)[0]) >= triage.peaks
+    rejected = np.flatnonzero(~kept)
+    audited = np.zeros(len(stack), np.bool_)
+    audited[rejected[triage.audit - 1 :: triage.audit]] = True
+    starts = np.flatnonzero(kept | audited)
+    if not len(starts):
+        raise InputError(f"{stack.name}: must have frames with {triage.peaks} peaks, got none of {len(stack)}")
+    return starts.astype(np.int64), audited[starts]
 
 
 def times_smaller(originals: Sequence[Stack], stacks: Sequence[Stack]) -> float:

@@ -93,7 +93,7 @@ class Reduction(Protocol):
         ...
 
 
-def _check(reduction: Reduction) -> None:
+def check_parameters(reduction: Reduction) -> None:
     """Replace each parameter by what its range makes of it; raises InputError outside."""
     for name, valid in reduction.valid.items():
         object.__setattr__(reduction, name, valid.check(getattr(reduction, name), name))
@@ -114,7 +114,7 @@ class Sum:
     valid: ClassVar[Mapping[str, Number | Interval | OneOf]] = {"n": Interval(2, 1 << 16)}
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_parameters(self)
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -153,7 +153,7 @@ class Bin:
     valid: ClassVar[Mapping[str, Number | Interval | OneOf]] = {"n": Interval(2, 256)}
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_parameters(self)
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -207,7 +207,7 @@ class Crop:
     }
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_parameters(self)
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -263,7 +263,7 @@ class Scale:
     }
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_parameters(self)
 
     @property
     def parts(self) -> tuple[int, int]:
