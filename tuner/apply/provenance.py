@@ -7,7 +7,6 @@ import itertools
 import json
 import platform
 from functools import cache
-from typing import Any
 
 import h5py
 import hdf5plugin
@@ -19,6 +18,9 @@ from tuner.container import Container
 from tuner.document import dump_yaml
 from tuner.profile import Profile
 from tuner.steps.reduced import reductions_to
+
+#: Bytes that fit into a dataset's header, about.
+_MOST_COMPACT = 60_000
 
 
 @cache
@@ -48,16 +50,16 @@ def add_process(file: h5py.File, dataset: str, profile: Profile, container: Cont
     names = itertools.chain(("tuner",), (f"tuner_{number}" for number in itertools.count(before + 1)))
     name = next(name for name in names if name not in entry)
     process = _group(entry, name, "NXprocess")
-    process["program"] = "tuner"
-    process["version"] = tuner.__version__
-    process["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    process["sequence_index"] = before + 1
+    _put(process, "program", "tuner")
+    _put(process, "version", tuner.__version__)
+    _put(process, "date", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    _put(process, "sequence_index", before + 1)
     note = _group(process, "profile", "NXnote")
-    note["type"] = "application/yaml"
-    note["file_name"] = f"{profile.name}.yaml"
-    note["description"] = "The profile that the frames were written with, as tuner loads it."
-    note["data"] = dump_yaml(profile.to_dict())
-    terms: dict[str, Any] = {
+    _put(note, "type", "application/yaml")
+    _put(note, "file_name", f"{profile.name}.yaml")
+    _put(note, "description", "The profile that the frames were written with, as tuner loads it.")
+    _put(note, "data", dump_yaml(profile.to_dict()))
+    terms = {
         "dataset": f"/{dataset.strip('/')}",
         "profile": profile.name,
         "digest": profile.digest,
@@ -70,7 +72,7 @@ def add_process(file: h5py.File, dataset: str, profile: Profile, container: Cont
         terms["reduce"] = json.dumps(reductions_to(profile.reduce))
     parameters = _group(process, "parameters", "NXparameters")
     for term, value in terms.items():
-        parameters[term] = value
+        _put(parameters, term, value)
     return process
 
 
@@ -78,6 +80,18 @@ def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
     group = parent.create_group(name)
     group.attrs["NX_class"] = nx_class
     return group
+
+
+def _put(group: h5py.Group, name: str, value: str | int) -> None:
+    """Store a value in the header of its dataset: of a full disk HDF5 then tells when the file is flushed, not before."""
+    array = np.array(value.encode() if isinstance(value, str) else value)
+    kind = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if array.nbytes <= _MOST_COMPACT:
+        properties.set_layout(h5py.h5d.COMPACT)
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    made = h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(kind, logical=True), space, properties)
+    made.write(space, space, array.astype(kind))
 
 
 def _is_process(group: h5py.Group, name: str) -> bool:
