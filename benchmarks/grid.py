@@ -88,17 +88,21 @@ def measure_grid(paths: Sequence[str], least_mb_s: float, work: Path | None = No
 
 
 def best_of(grid: Grid, constraint: Constraint, limit: float) -> tuple[Evaluation, int]:
-    """The best ratio that meets a least encoding speed when timed alone, and how many were timed."""
+    """The best ratio that meets a least encoding speed when timed alone, and again, and how many were timed.
+
+    Again, as of hundreds beside the limit the luckiest would win.
+    """
     hopeful = [e for e in grid.evaluations if e.metrics.get("encode_mb_s", 0.0) > limit / 2]
     hopeful.sort(key=lambda e: e.metrics["ratio"], reverse=True)
     best: Evaluation | None = None
     for timed, evaluation in enumerate(hopeful):
         if best is not None and evaluation.metrics["ratio"] < _MARGIN * best.metrics["ratio"]:
             return best, timed
-        evaluation = grid.meter.timed(evaluation, FINAL_WINDOWS)
-        met = constraint.violation(evaluation, limit) <= 0
-        if met and (best is None or evaluation.metrics["ratio"] > best.metrics["ratio"]):
-            best = evaluation
+        again = grid.meter.timed(evaluation, FINAL_WINDOWS)
+        met = constraint.violation(again, limit) <= 0
+        if met and (best is None or again.metrics["ratio"] > best.metrics["ratio"]):
+            again = grid.meter.timed(evaluation, FINAL_WINDOWS)
+            best = again if constraint.violation(again, limit) <= 0 else best
     if best is None:
         raise SystemExit(f"nothing in the grid meets {constraint}")
     return best, len(hopeful)

@@ -128,7 +128,7 @@ def test_eight_measurements_come_near_the_best_of_all(
     seen = walk(guide_of(surrogate, measured), measured, goal, 8)
     limits = judge.bounds(measured.values())
     allowed = [e for e in judge.rank(seen) if all(v <= 0 for v in judge.violations(e, limits))]
-    assert best - judge.worth(allowed[0]) < 0.03
+    assert best - judge.worth(allowed[0]) < 0.05
     drawn = np.random.default_rng(1).choice(len(measured), 8, replace=False)
     random = judge.rank([list(measured.values())[place] for place in drawn])
     assert not random or judge.worth(allowed[0]) >= judge.worth(random[0])
@@ -154,6 +154,25 @@ def test_before_measuring_it_expects_what_the_surrogate_guesses(
     np.testing.assert_allclose(spread, std)
 
 
+def test_guesses_that_hold_are_trusted_more_and_those_that_do_not_less(
+    surrogate: Surrogate, measured: dict[Config, Evaluation]
+) -> None:
+    every = np.arange(len(measured))
+    spreads = []
+    for misses in (0.0, 4.0):  # standard deviations, to either side in turn
+        guide = guide_of(surrogate, measured)
+        mean, std = guide.expected(every)
+        for place in range(0, 40, 4):
+            side = 1 if place % 8 else -1
+            logs = mean[place] + side * misses * std[place]
+            metrics = dict(zip(TARGETS, np.exp(logs), strict=True))
+            evaluation = measured[guide.configs[place]]
+            guide.learn(replace(evaluation, metrics={**evaluation.metrics, **metrics}))
+        spreads.append(guide.expected(every)[1][41:])
+    assert (spreads[0] < std[41:]).all()
+    assert (spreads[1] > 2 * spreads[0]).all()
+
+
 def test_a_measurement_moves_those_that_are_alike_most(
     surrogate: Surrogate, measured: dict[Config, Evaluation]
 ) -> None:
@@ -164,7 +183,6 @@ def test_a_measurement_moves_those_that_are_alike_most(
     better = {name: value * 1.5 for name, value in measured[first].metrics.items()}
     guide.learn(replace(measured[first], metrics=better))
     after, narrow = guide.expected(every)
-    assert (narrow <= wide + 1e-9).all()
     surprise = math.log(better["ratio"]) - before[0, 0]
     moved = (after - before)[:, 0] / surprise / (wide[:, 0] / wide[0, 0])
     data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), measured[first].traits)
@@ -200,4 +218,5 @@ def test_it_expects_what_the_formula_of_a_gaussian_process_says(
         across = kernel[:, seen]
         np.testing.assert_allclose(mean[:, target], prior[:, target] + across @ inverse @ missed, rtol=1e-6)
         variance = np.diag(kernel) - np.einsum("ij,jk,ik->i", across, inverse, across)
+        variance *= (definition._TRUST + missed @ inverse @ missed) / (definition._TRUST + len(seen))
         np.testing.assert_allclose(spread[:, target], np.sqrt(np.maximum(variance, 1e-8)), rtol=1e-4)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats.qmc import MultivariateNormalQMC
 
 from tuner.config import Config
 from tuner.evaluation import METRICS, Evaluation
@@ -24,10 +25,10 @@ _COMMON = 0.3
 #: Standard deviation, as a logarithm, of what is measured: the ratio on a part of the sample, speeds alone and beside
 #: other threads.
 _RATIO_NOISE, _ALONE_NOISE, _PASSING_NOISE = 0.004, 0.04, 0.4
-#: Draws of the posterior from which improvements are counted.
-_DRAWS = 24
-#: The most promising candidates, and the draws that tell how likely one of them is better.
-_CLOSE, _CLOSE_DRAWS = 32, 256
+#: As many measurements as a guess of the surrogate's own uncertainty is worth.
+_TRUST = 5.0
+#: Draws of the posterior from which improvements are counted; a power of two, as they are of a Sobol sequence.
+_DRAWS = 64
 #: What a measurement takes beside encoding and decoding the sample once, seconds.
 _SECONDS = 0.05
 #: So many candidates are looked at closely; which, is found anew after as many measurements again.
@@ -81,10 +82,13 @@ class Guide:
         mean, self._std = surrogate.predict(self.configs, data, features)
         self._mean = mean + np.log([1.0, reference_mb_s, reference_mb_s])
         self._features = features * FEATURE_WEIGHTS
+        kinds: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._kinds = np.array([kinds.setdefault((c.blosc2.codec, c.blosc2.filters), len(kinds)) for c in self.configs])
         self._nbytes = nbytes
         self._access = access
         self._target = target
-        self._random = np.random.default_rng(seed)
+        # The same for all configurations: of thousands that each had their own, the luckiest would seem the best.
+        self._draws = MultivariateNormalQMC(np.zeros(len(TARGETS)), rng=seed).random(_DRAWS)
         self._measured: list[int] = []
         self._missed: list[Matrix] = []
         self._noise: list[Matrix] = []
@@ -109,7 +113,7 @@ class Guide:
     def propose(
         self, judge: Judge, evaluations: Sequence[Evaluation], count: int, prefer: str | None = None
     ) -> tuple[list[Config], float]:
-        """Configurations to measure next, unlike each other, and how likely the best of all is a per cent better.
+        """Configurations to measure next, unlike each other, and how likely any is better by a per cent.
 
         Parameters
         ----------
@@ -125,8 +129,8 @@ class Guide:
         list of Config
             At most `count`; empty once all were measured.
         float
-            The greatest probability, of any configuration, to meet the goal and to be worth a per cent more than the
-            best so far; 1 while nothing meets the goal.
+            The probability that some configuration meets the goal and is worth a per cent more than the best so far;
+            1 while nothing meets the goal.
         """
         if len(self._measured) - self._renewed >= _RENEW or not self._open[self._shortlist].any():
             self._shortlist = np.arange(len(self.configs))
@@ -137,7 +141,7 @@ class Guide:
         if len(candidates) > _SHORTLIST:
             # With those that limits may refer to as the best.
             highest = [np.argsort(self._mean[candidates, target])[-_HIGHEST:] for target in range(len(TARGETS))]
-            kept = np.unique(np.concatenate([np.argpartition(-gain, _SHORTLIST)[:_SHORTLIST], *highest]))
+            kept = np.unique(np.concatenate([self._best_of_each_kind(candidates, gain), *highest]))
             candidates, gain = candidates[kept], gain[kept]
             self._shortlist, self._renewed = candidates, len(self._measured)
         picks: list[Config] = []
@@ -148,6 +152,14 @@ class Guide:
             left = np.isfinite(gain)  # some are alike in all, such as filters in another order: 0 times infinity
             gain[left] *= 1 - self._alike(candidates[left], candidates[best : best + 1])[:, 0]
         return picks, likely
+
+    def _best_of_each_kind(self, candidates: NDArray[np.intp], gain: NDArray[np.float64]) -> NDArray[np.intp]:
+        """As many of each codec and chain of filters: else twins of what seems good now would take every place."""
+        order = np.argsort(-gain)
+        order = order[np.argsort(self._kinds[candidates[order]], kind="stable")]
+        _, first, counts = np.unique(self._kinds[candidates[order]], return_index=True, return_counts=True)
+        place: NDArray[np.intp] = np.arange(len(order)) - np.repeat(first, counts)
+        return order[place < _SHORTLIST // len(first)]
 
     def expected(self, places: NDArray[np.intp]) -> tuple[Matrix, Matrix]:
         """Mean and standard deviation of each target's logarithm, given what was measured."""
@@ -164,8 +176,12 @@ class Guide:
             inner = among * there[:, None] * there[None, :] + np.diag(noise[:, target])
             factor = np.linalg.cholesky(inner)
             half = np.linalg.solve(factor, covariance.T)
-            mean[:, target] += half.T @ np.linalg.solve(factor, missed[:, target])
-            std[:, target] = np.sqrt(np.maximum(here**2 - (half**2).sum(axis=0), 1e-8))
+            white = np.linalg.solve(factor, missed[:, target])
+            mean[:, target] += half.T @ white
+            # A Student-t process (Shah, Wilson and Ghahramani 2014, lemma 3): guesses that turn out better than they
+            # said, or worse, go on to do so.
+            scale = (_TRUST + white @ white) / (_TRUST + len(white))
+            std[:, target] = np.sqrt(np.maximum(here**2 - (half**2).sum(axis=0), 1e-8) * scale)
         return mean, std
 
     def _alike(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> Matrix:
@@ -184,21 +200,18 @@ class Guide:
         ranked = [e for e in judge.rank(evaluations, prefer) if all(v <= 0 for v in judge.violations(e, bounds))]
         if not ranked:  # first of all something that meets the requirements, and is worth something
             gain = np.zeros(len(candidates))
-            for _ in range(_DRAWS):
-                worth, margin = self._draw(judge, bounds, candidates, mean, std, prefer)
+            for draw in self._draws:
+                worth, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
                 gain += (margin >= 0) * (worth - worth.min()) + 0.01 * np.exp(np.minimum(margin, 0.0))
             return gain / self._cost(mean), 1.0
         best = judge.worth(ranked[0], prefer)
         gain = np.zeros(len(candidates))
-        for _ in range(_DRAWS):
-            worth, margin = self._draw(judge, bounds, candidates, mean, std, prefer)
+        better = 0
+        for draw in self._draws:
+            worth, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
             gain += (margin >= 0) * np.maximum(worth - best, 0.0)
-        close = np.argsort(-gain)[:_CLOSE]
-        better = np.zeros(len(close))
-        for _ in range(_CLOSE_DRAWS):
-            worth, margin = self._draw(judge, bounds, candidates[close], mean[close], std[close], prefer)
-            better += (margin >= 0) & (worth > best + _PER_CENT)
-        return gain / self._cost(mean), float(better.max()) / _CLOSE_DRAWS
+            better += bool(((margin >= 0) & (worth > best + _PER_CENT)).any())
+        return gain / self._cost(mean), better / _DRAWS
 
     def _bounds(
         self, judge: Judge, evaluations: Sequence[Evaluation], candidates: NDArray[np.intp], mean: Matrix
@@ -212,19 +225,6 @@ class Guide:
             best = self._log(constraint.metric, mean, candidates)[margin >= 0].max()
             bounds[place] = np.fmax(bounds[place], constraint.limit * math.exp(best))
         return tuple(bounds.tolist())
-
-    def _draw(
-        self,
-        judge: Judge,
-        bounds: Sequence[float],
-        candidates: NDArray[np.intp],
-        mean: Matrix,
-        std: Matrix,
-        prefer: str | None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """One draw of what the candidates are worth, and by what margin they meet the requirements, as logarithms."""
-        drawn = mean + std * self._random.standard_normal(mean.shape)
-        return self._worth_and_margin(judge, bounds, candidates, drawn, prefer)
 
     def _worth_and_margin(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import operator
 import random
@@ -36,7 +37,7 @@ _MOST_GUESSED = 1 << 16
 #: The share of a time budget that is kept for the finalists.
 _FINAL_SHARE = 0.2
 #: A configuration this far from a timed limit may meet it when it is timed again.
-_NEARLY = 0.03
+_NEARLY = 0.1
 #: Rounds that a guide leads before explorers take each fourth.
 _LED = 8
 #: The search ends once so many rounds in turn find an improvement less likely than this.
@@ -384,7 +385,9 @@ class Search:
         )
 
     def _measure_baselines(self, meter: Meter) -> dict[str, Evaluation]:
-        measured = measure_baselines(meter, SEARCH_WINDOWS)
+        # A limit that refers to one rests on it: what it is wrong by, every configuration would be.
+        windows = FINAL_WINDOWS if any(c.name in FILTERS for c in self.goal.require) else SEARCH_WINDOWS
+        measured = measure_baselines(meter, windows)
         self.budget.measured += len(measured) if meter is self._meter else 0
         for evaluation in measured.values():
             self._log.append(evaluation)
@@ -397,26 +400,35 @@ class Search:
         judge = Judge(self.goal, baselines)
         finals: list[Evaluation] = []
         candidates = self._candidates()
-        while candidates and not judge.feasible(finals):
+        while candidates:
             finals += self._measure_finalists(candidates[:FINALISTS])
-            candidates = candidates[FINALISTS:]
             if not self.budget.left():
                 break
+            # The clock may have wronged what is better than the best final: all of that has its turn.
+            best = [f.config for f in judge.rank(finals, self._prefer)[:1]]
+            worth = max((self._worth(e) for e in candidates if e.config in best), default=-math.inf)
+            candidates = [e for e in candidates[FINALISTS:] if self._worth(e) > worth]
         return self._settle(finals, judge, stopped)
 
     def _candidates(self) -> list[Evaluation]:
-        """Candidates for the final: the best ranked, some that nearly met a limit, and those that `best` needs."""
-        ranked = self._judge.rank(self.evaluations, self._prefer)[: 3 * FINALISTS]
+        """Candidates for the final: the best ranked, those that nearly met a limit, and those that `best` needs."""
         measured = [e for e in self.evaluations if e.failure is None]
-        nearly = [e for e in measured if 0 < max(self._judge.violations(e, self._bounds), default=0.0) <= _NEARLY]
-        nearly.sort(key=lambda e: e.metrics.get(self.goal.maximize[0], 0.0), reverse=True)
+        ranked = self._judge.rank(self.evaluations, self._prefer)[: 3 * FINALISTS]
+        missed = {id(e): max(self._judge.violations(e, self._bounds), default=0.0) for e in measured}
+        nearly = sorted((e for e in measured if 0 < missed[id(e)] <= _NEARLY), key=lambda e: missed[id(e)])
+        if ranked:
+            nearly = [e for e in nearly if self._worth(e) > self._worth(ranked[0])][: 3 * FINALISTS]
+        nearly.sort(key=self._worth, reverse=True)
         named = {c.metric for c in self.goal.require if c.name == "best"}
         candidates = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
-        for index, evaluation in enumerate(ranked):
-            candidates += [evaluation, *nearly[index // 2 : index // 2 + index % 2]]
+        for evaluation, another in itertools.zip_longest(ranked, nearly):
+            candidates += [e for e in (evaluation, another) if e is not None]
         if not candidates and (nearest := self._judge.nearest(self.evaluations)):
             candidates = [nearest[0]]
         return list({id(e): e for e in candidates}.values())
+
+    def _worth(self, evaluation: Evaluation) -> float:
+        return self._judge.worth(evaluation, self._prefer)
 
     def _measure_finalists(self, candidates: Sequence[Evaluation]) -> list[Evaluation]:
         """Measure on the whole sample, as many as the time allows, and time them in turn."""
