@@ -83,7 +83,7 @@ def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:
 
 
 def _put(group: h5py.Group, name: str, value: str | int) -> None:
-    """Store a value in the header of its dataset: of a full disk HDF5 then tells when the file is flushed, not before."""
+    """Store a value in the header of its dataset: of a full disk HDF5 then tells when the file is flushed."""
     array = np.array(value.encode() if isinstance(value, str) else value)
     kind = h5py.string_dtype("utf-8", array.dtype.itemsize) if array.dtype.kind == "S" else array.dtype
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
