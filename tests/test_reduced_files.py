@@ -513,3 +513,39 @@ def test_triage_says_what_it_left_out_and_how_many_hits_that_are(home: Path) -> 
         audited = file["entry/data/frames_audited"][()]
         assert len(audited) == 4
         assert sorted([*hits, *audited]) == numbers.tolist()
+
+
+def test_analyses_take_the_geometry_of_reduced_frames(tmp_path: Path) -> None:
+    pytest.importorskip("pyFAI")
+    from tuner.analysis import RadialProfile
+    from tuner.measure.analyses.radial_profile import _integrator
+    from tuner.measure.analyses.scan import Scan
+    from tuner.steps import Pixels
+
+    poni = tmp_path / "a.poni"
+    poni.write_text(
+        "poni_version: 2.1\nDetector: Detector\n"
+        'Detector_config: {"pixel1": 1e-4, "pixel2": 1e-4, "max_shape": [120, 100], "orientation": 3}\n'
+        "Distance: 0.1\nPoni1: 0.0052\nPoni2: 0.0041\nRot1: 0.0\nRot2: 0.0\nRot3: 0.0\nWavelength: 1e-10\n"
+    )
+    rows, columns = np.indices((120, 100)) + 0.5
+    ring = 1000 * np.exp(-((np.hypot(rows - 52, columns - 41) - 30) ** 2) / 50)
+    path = tmp_path / "ring.h5"
+    with h5py.File(path, "w") as file:
+        file["entry/data/data"] = ring[None].round().astype("uint32")
+        file["entry/data/beam_center_x"], file["entry/data/beam_center_y"] = 41.0, 52.0
+    (original,) = open_stacks([path])
+    view = reduced(original, parse_reductions("bin=2,crop=2:3:50:40"))
+    for analysis in (RadialProfile(poni=str(poni), bins=20), RadialProfile(bins=20)):
+        peaks = []
+        for stack in (original, view):
+            scan = Scan(stack, np.array([0]), Pixels(stack.marks, stack.mask), lambda frames: frames)
+            frame = stack.read(0, 1)[0]
+            intensity, _, _ = _integrator(analysis, scan)(frame, np.ones(frame.shape), np.ones(frame.shape, bool))
+            peaks.append(np.nanmax(intensity))
+            if analysis.poni is None:
+                centre = [scan.declared(f"beam_center_{letter}") for letter in "yx"]
+                assert centre == ([52, 41] if stack is original else [24, 17.5])
+        # A sum of four pixels of the same ring; a wrong centre would smear it.
+        assert peaks[1] == pytest.approx(4 * peaks[0], rel=0.1)
+    original.close()

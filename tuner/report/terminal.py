@@ -117,7 +117,12 @@ def format_reduction(profile: Profile) -> str:
     """What a profile's reduction adds to its ratio, which is of frames as reduced."""
     times, ratio = profile.evidence["reduction"]["ratio"], profile.evidence["metrics"]["ratio"]
     words = [" ".join(str(value) for value in step.values()) for step in reductions_to(profile.reduce)]
-    return f"Frames were reduced {times:.2f} times before, by {', '.join(words)}: {times * ratio:.2f} in all."
+    text = f"Frames were reduced {times:.2f} times before, by {', '.join(words)}: {times * ratio:.2f} in all."
+    triage = profile.evidence["reduction"].get("triage")
+    if triage:
+        lost, bound = triage["lost_hits"], triage["lost_hits_bound"]
+        text += f"\nOf {triage['without_peaks']} frames without peaks {lost:.1%} are hits, at most {bound:.1%}."
+    return text
 
 
 def _wanted(name: str, result: Result) -> bool:
