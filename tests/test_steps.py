@@ -270,6 +270,38 @@ def test_neither_frames_given_at_once_nor_their_layout_matter(step: Step) -> Non
     assert np.array_equal(whole[:, mask], frames[:, mask])
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "float32"])
+@pytest.mark.parametrize("step", [Sigma(1.0), Octave(1.0), *SCALES[:1], Log(0.01, 1.0), Power(0.5, 0.1), Uniform(100)])
+def test_tables_hold_what_single_values_become(step: Step, dtype: str) -> None:
+    """Most values of a large frame are looked up, those of a small one are not."""
+    random = np.random.default_rng(0)
+    for light in (50, 30_000, 3_000_000):
+        frame = np.rint(random.gamma(2.0, light, (1, 90, 100))).astype(dtype)
+        frame[0, :3, :7] = np.array(-1).astype(dtype)
+        pixels = Pixels(Marks(invalid=(-1,)), None, Noise(2.0, 10.0, 4.0, "given", 1 / 12))
+        whole = prepare([step], frame, pixels)
+        rows = [prepare([step], frame[:, row : row + 1], pixels) for row in range(90)]
+        assert np.array_equal(whole, np.concatenate(rows, axis=1))
+
+
+def test_thresholds_of_large_frames_are_found_again() -> None:
+    """Their distribution is taken of some of their pixels."""
+    random = np.random.default_rng(0)
+    frames = random.poisson(50, (1, 700, 700)).astype("int32")
+    frames[:, 100:200, 300:500] += 4000
+    frames[:, 5, 5], frames[:, 9] = 100_000, -1
+    mask = random.random((700, 700)) < 0.01
+    for step in (Tqc(2, 5), ClipBackground(5.0, 64.0)):
+        for dtype in ("uint16", "int32", "float32"):
+            pixels = Pixels(Marks(invalid=(-1, 65535)), mask)
+            before = frames.astype(dtype)
+            once = prepare([step], before, pixels)
+            assert np.array_equal(prepare([step], once, pixels), once)
+            assert np.array_equal(once[:, mask], before[:, mask])
+            # Neither bright nor dim pixels crossed the threshold.
+            assert np.array_equal(once > 1000, before > 1000)
+
+
 def test_without_steps_nothing_is_copied() -> None:
     frames = np.zeros((1, 2, 2))
     assert prepare([], frames, Pixels(mask=np.ones((2, 2), bool))) is frames
@@ -306,6 +338,33 @@ def test_documents_come_back(step: Step) -> None:
         ({"step": "clip_background", "sigmas": 0, "width": 1}, "steps[0].sigmas must be a number above 0, got 0"),
         ({"step": "stages", "high": -2}, "steps[0].high must be in 1..16383, got -2"),
         ({"step": "window", "bits": 0, "low": 0, "high": 1}, "steps[0].bits must be in 1..32, got 0"),
+        (
+            {"step": "window", "bits": 8, "low": float("nan"), "high": 1},
+            "steps[0].low must be a finite number, got nan",
+        ),
+        ({"step": "window", "bits": 8, "low": 9, "high": 1}, "steps[0].low must be below high, got 9 and 1"),
+        ({"step": "window", "bits": 8, "low": 5, "high": 5}, "steps[0].low must be below high, got 5 and 5"),
+        ({"step": "uniform", "width": -4}, "steps[0].width must be a number above 0, got -4"),
+        ({"step": "uniform", "width": float("inf")}, "steps[0].width must be a finite number, got inf"),
+        ({"step": "uniform", "width": "4"}, "steps[0].width must be a finite number, got '4'"),
+        ({"step": "uniform", "width": True}, "steps[0].width must be a finite number, got True"),
+        ({"step": "mantissa", "keep": -1}, "steps[0].keep must be in 0..51, got -1"),
+        ({"step": "mantissa", "keep": 7.5}, "steps[0].keep must be in 0..51, got 7.5"),
+        ({"step": "sigma", "width": -1}, "steps[0].width must be a number above 0, got -1"),
+        ({"step": "sigma", "width": float("nan")}, "steps[0].width must be a finite number, got nan"),
+        ({"step": "sigma", "width": 1, "grid": -1}, "steps[0].grid must be a number at least 0, got -1"),
+        ({"step": "octave", "width": 0}, "steps[0].width must be a number above 0, got 0"),
+        ({"step": "octave", "width": 1, "grid": float("nan")}, "steps[0].grid must be a finite number, got nan"),
+        ({"step": "photonise", "gain": float("nan")}, "steps[0].gain must be a finite number, got nan"),
+        ({"step": "photonise", "fraction": 0}, "steps[0].fraction must be a number above 0 and at most 1, got 0"),
+        ({"step": "leading_bits", "keep": 33}, "steps[0].keep must be in 1..32, got 33"),
+        ({"step": "log", "width": 1, "linear": 0}, "steps[0].linear must be a number above 0, got 0"),
+        ({"step": "log", "width": 1, "linear": float("nan")}, "steps[0].linear must be a finite number, got nan"),
+        ({"step": "power", "exponent": 0.5, "width": -1}, "steps[0].width must be a number above 0, got -1"),
+        ({"step": "tqc", "background": 0, "signal": 1}, "steps[0].background must be in 1..16, got 0"),
+        ({"step": "clip_background", "sigmas": float("nan"), "width": 1}, "steps[0].sigmas must be a finite number"),
+        ({"step": "clip_background", "sigmas": 3, "width": -1}, "steps[0].width must be a number above 0, got -1"),
+        ({"step": "stages", "high": 8, "low": 16384}, "steps[0].low must be in 1..16383, got 16384"),
     ],
 )
 def test_bad_documents_give_one_line(document: object, line: str) -> None:
@@ -331,7 +390,11 @@ def test_bad_documents_give_one_line(document: object, line: str) -> None:
         (Stages(8), "int32", "steps[0].step stages must be used on uint16, 2 bits of gain and 14 of value, got int32"),
         (Mantissa(3), "int32", "steps[0].step mantissa must be used on floats, got int32"),
         (Mantissa(10), "float16", "steps[0].keep must be below float16's 10 bits, got 10"),
-        (Window(8, 5, 5), "uint16", "steps[0].low must be below high, got 5 and 5"),
+        (Window(8, 0, 70000), "float16", "steps[0].low and high must be values of float16, got 0 and 70000"),
+        (Window(9, -1, 9), "int8", "steps[0].bits must be at most those of int8, got 9"),
+        (Tqc(3, 9), "int8", "steps[0].signal must be at most the bits of int8, got 9"),
+        (LeadingBits(8), "int8", "steps[0].keep must be below int8's 8 bits, got 8"),
+        (Uniform(128), "int8", "steps[0].width must be a whole number in 1..127 for int8, got 128"),
         (Window(8, 0, 70000), "uint16", "steps[0].low and high must be values of uint16, got 0 and 70000"),
         (Window(20, 0, 100), "uint16", "steps[0].bits must be at most those of uint16, got 20"),
         (Window(8, 0, 100), "uint16", "steps[0].bits must leave levels at least 1 apart, got 8 over 0..100"),
@@ -342,6 +405,29 @@ def test_what_a_dtype_cannot_take_gives_one_line(step: Step, dtype: str, line: s
     with pytest.raises(InputError) as caught:
         check_steps([step], np.dtype(dtype), None)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("step", "dtype", "noise", "line"),
+    [
+        (Photonise(), "uint16", Noise(0.0, 0.0, 3.0, "given"), "gain must be above 0, here or in the noise, got 0"),
+        (Photonise(), "uint16", NOISES[1], "gain times fraction must be in 1..65535 for uint16, got 0.17"),
+        (Photonise(300.0), "uint8", NOISES[1], "gain times fraction must be in 1..255 for uint8, got 300"),
+        (Sigma(1.0, 0.5), "uint16", NOISES[1], "grid must be a whole number for uint16, got 0.5"),
+        (Octave(1.0, 0.5), "int32", NOISES[1], "grid must be a whole number for int32, got 0.5"),
+    ],
+)
+def test_what_a_noise_does_not_allow_gives_one_line(step: Step, dtype: str, noise: Noise, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_steps([step], np.dtype(dtype), noise)
+    assert str(caught.value) == f"steps[0].{line}"
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_marks_that_a_float_cannot_hold_are_none_of_its_pixels(dtype: str) -> None:
+    values = np.array([1, np.inf, -np.inf, np.nan, 60000], dtype)
+    counts = Marks((65535, -(10**6), 10**300), saturation=1e9, underload=-1e9).valid(values)
+    assert counts.tolist() == [True, False, False, False, True]
 
 
 def test_every_step_is_held_to_the_law_and_known_to_the_schema_of_profiles() -> None:

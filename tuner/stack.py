@@ -65,32 +65,37 @@ class Marks:
         >>> Marks(invalid=(65535,), saturation=60000).valid(np.array([0, 59999, 60000, 65535], np.uint16)).tolist()
         [True, True, False, False]
         """
-        return self._counted(frames, mask) & ~self._beyond(frames)
+        counted = self._counted(frames, mask)
+        if self.saturation is not None:
+            counted &= ~self._beyond(frames, self.saturation)
+        return counted
 
     def saturated(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """True where the detector could not count, same shape as `frames`; a gap marked by a higher value is not."""
-        return self._counted(frames, mask) & self._beyond(frames)
+        if self.saturation is None:
+            return np.zeros(frames.shape, np.bool_)
+        return self._counted(frames, mask) & self._beyond(frames, self.saturation)
 
     def _counted(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        counted = np.ones(frames.shape, dtype=np.bool_)
+        floats = frames.dtype.kind == "f"
+        counted = np.isfinite(frames) if floats else np.ones(frames.shape, np.bool_)
         if mask is not None:
             counted &= ~mask
         for value in self.invalid:
-            counted &= frames != value
-        if frames.dtype.kind == "f":
-            counted &= np.isfinite(frames)
+            # What a narrow float cannot hold is none of its pixels.
+            if not floats or abs(value) <= float(np.finfo(frames.dtype).max):
+                counted &= frames != value
         if self.underload is not None:
-            counted &= ~(frames < self.underload)
+            counted &= self._beyond(frames, self.underload)
         return counted
 
-    def _beyond(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
-        if self.saturation is None:
-            return np.zeros(frames.shape, dtype=np.bool_)
+    def _beyond(self, frames: NDArray[Any], limit: float) -> NDArray[np.bool_]:
+        """True where pixels are at a limit, or above it."""
         if frames.dtype.kind == "f":  # in double precision, as the limit may be above what a narrow float can hold
-            beyond: NDArray[np.bool_] = frames >= np.float64(self.saturation)
+            beyond: NDArray[np.bool_] = frames >= np.float64(limit)
             return beyond
         # Whole numbers compare as such: a floating limit would take eight bytes a pixel.
-        return np.asarray(frames >= math.ceil(self.saturation))
+        return np.asarray(frames >= math.ceil(limit))
 
 
 @dataclass(frozen=True, slots=True)

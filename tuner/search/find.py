@@ -31,7 +31,7 @@ from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
 from tuner.search.champion import load_surrogate
 from tuner.search.evidence import other_containers, profile_of, readable, traits_of
-from tuner.search.lossy import REPORTED, NoiseFound, on_grid, rank_steps, settle_noise
+from tuner.search.lossy import REPORTED, NoiseFound, informed, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, Promise, hold, units_for
 from tuner.search.reduction import about_reduction, as_of, noise_of
@@ -273,7 +273,8 @@ def _settle_steps(
         text = f"{stacks[0].name}: the noise {'' if source == 'given' else 'from '}{source} may be wrong: {doubt}"
         warnings.warn(text, TunerWarning, stacklevel=3)
     pixels = [replace(about, noise=found.noise) for about in pixels]
-    options = on_grid(options, found.step) if drawn.dtype.kind == "f" else options
+    if drawn.dtype.kind == "f":
+        options = informed(on_grid(options, found.step), small, pixels)
     say(f"{len(options)} ways to prepare frames")
     meter = Meter(small, pixels=pixels, qualities=(*REPORTED, *goal.qualities), seen=parts.seen)
     allowed, refused = rank_steps(options, meter, goal, log)

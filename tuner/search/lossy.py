@@ -16,7 +16,9 @@ from tuner.measure.meter import Meter
 from tuner.noise import Doubt, Noise, doubts, estimate
 from tuner.read.sampling import Sample
 from tuner.stack import Stack
-from tuner.steps import Step
+from tuner.steps import Pixels, Step
+from tuner.steps.information import informative_bits
+from tuner.steps.uniform import Mantissa
 from tuner.traits import traits
 
 #: What of quality every lossy profile reports, whatever its goal requires.
@@ -95,6 +97,17 @@ def on_grid(options: Sequence[tuple[Step, ...]], step: float) -> list[tuple[Step
         return one if fits else replace(one, grid=step)  # type: ignore[type-var]
 
     return [tuple(settled(one) for one in steps) for steps in options]
+
+
+def informed(options: Sequence[tuple[Step, ...]], sample: Sample, pixels: Sequence[Pixels]) -> list[tuple[Step, ...]]:
+    """The same options, and, where one rounds mantissas alone, one that keeps the bits which hold information."""
+    if sample.dtype.kind != "f" or not any(len(o) == 1 and isinstance(o[0], Mantissa) for o in options):
+        return list(options)
+    frames = np.concatenate([run.frames for run in sample.runs])
+    valid = np.concatenate([pixels[run.stack].valid(run.frames) for run in sample.runs])
+    keep = informative_bits(frames, valid)
+    proposed = [] if keep is None else [(Mantissa(keep),)]
+    return list(dict.fromkeys([*options, *proposed]))
 
 
 @dataclass(frozen=True, slots=True)

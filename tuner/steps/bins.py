@@ -86,7 +86,7 @@ def round_to_noise(values: NDArray[Any], noise: Noise, step: float, width: float
         codes = _codes(noise, step, float(width), dtype)
         return codes.take(flat.view(f"u{dtype.itemsize}"), mode="clip").reshape(values.shape)
     bins = _bins(noise, step, float(width), dtype)
-    rounded, scratch = np.empty_like(flat), np.empty((3, _BLOCK))
+    rounded, scratch = np.empty_like(flat), np.empty((4, _BLOCK))
     for start in range(0, flat.size, _BLOCK):
         bins.round_block(flat[start : start + _BLOCK], rounded[start : start + _BLOCK], scratch)
     return rounded.reshape(values.shape)
@@ -155,7 +155,7 @@ def _codes(noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> NDA
     """All values of a dtype of at most two bytes, rounded, in the order of their bits."""
     values = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
     rounded = np.empty_like(values)
-    _bins(noise, step, width, dtype).round_block(values, rounded, np.empty((3, len(values))))
+    _bins(noise, step, width, dtype).round_block(values, rounded, np.empty((4, len(values))))
     return rounded
 
 
@@ -276,24 +276,32 @@ class _Bins:
         # Whole numbers lie half a unit from the edges.
         return cls(first, first + one - unit / 2, middles, first + size - unit / 2, at, gain, width)
 
-    def decoded(self, x: Floats, one: Floats, two: Floats) -> Floats:
-        """What values from `edge` on are decoded to, in one of two arrays of the same shape that are overwritten."""
+    def number(self, x: Floats, one: Floats, two: Floats) -> Floats:
+        """Which bin values lie in, from `edge` on, with fractions, in the first of two arrays that are overwritten."""
         u = np.subtract(x, self.edge, out=one)
-        v = np.maximum(u, 0, out=two)
-        v *= self.gain
+        v = np.multiply(u, self.gain, out=two)
         v += self.sigma * self.sigma
+        np.maximum(v, self.sigma * self.sigma, out=v)
         np.sqrt(v, out=v)
         v += self.sigma
         u *= 2 / self.width
         u /= v
-        s = np.floor(u, out=u)
-        s += 0.5
+        return u
+
+    def begin(self, number: int) -> float:
+        """Where a bin begins; nowhere where there is no such."""
+        s = number * self.width
+        return self.edge + s * (self.gain / 4 * s + self.sigma) if number > 0 else -math.inf
+
+    def middle(self, number: Floats) -> Floats:
+        """What values in these bins are decoded to."""
+        s: Floats = np.floor(number) + 0.5
         s *= self.width
-        d = np.multiply(s, self.gain / 4, out=v)
-        d += self.sigma
-        d *= s
-        d += self.edge - self.gain * self.width**2 / 48
-        return d
+        return s * (self.gain / 4 * s + self.sigma) + (self.edge - self.gain * self.width**2 / 48)
+
+    def decoded(self, x: Floats) -> Floats:
+        """What values from `edge` on are decoded to."""
+        return self.middle(self.number(x, *np.empty((2, len(x)))))
 
     def joined(self, x: Floats) -> Floats:
         """What values from `first` to `edge` are decoded to."""
@@ -315,6 +323,10 @@ class _WholeBins:
     """Width of the bins below, one of which has the origin in its middle."""
     bins: _Bins
     """Steps above the origin."""
+    middles: NDArray[Any]
+    """What the first of them are decoded to, in the values' own dtype and unit."""
+    end: float
+    """Where the last of these begins, steps above the origin."""
     low: float
     high: float
     """What no other value becomes; values beyond stay; data units."""
@@ -355,57 +367,78 @@ class _WholeBins:
         else:
             before = _mean_square(levels, x, 4 * sigma(end))
             bins = _Bins.make(end, sigma(end - 0.5), gain, width, before, 1.0)
+        if dtype.itemsize > 2 and high > (origin + _LONGEST) * step:
+            # What has a closed form is looked up too, as far as the table stays in the cache.
+            between, further = np.split(np.arange(end, _LONGEST, dtype=np.float64), [math.ceil(bins.edge) - end])
+            further = np.rint(bins.decoded(further))
+            levels = np.concatenate((levels, bins.joined(between), further)).astype(np.int64)
+            x = np.arange(x[0], x[0] + len(levels))
         own, decoded = (x + origin) * step, (levels + origin) * step
         decoded = np.where((decoded > low) & (decoded < high) & (own < high), decoded, own)
         decoded = np.clip(decoded, limits.min, limits.max).astype(dtype)
-        return cls(step, origin, origin + int(x[0]), decoded, lattice, bins, low, high)
+        # Bins that end well before what no other value becomes.
+        last = bins.number(np.array([high / step - origin]), *np.empty((2, 1)))[0] - 2
+        middles = np.rint(bins.middle(np.arange(min(last, _LONGEST))))
+        middles = ((middles + origin) * step).astype(dtype)
+        end_of_middles = bins.begin(len(middles) - 1)
+        return cls(step, origin, origin + int(x[0]), decoded, lattice, bins, middles, end_of_middles, low, high)
 
     @np.errstate(invalid="ignore", over="ignore")
     def round_block(self, values: NDArray[Any], rounded: NDArray[Any], scratch: Floats) -> None:
-        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (3, n)."""
-        index = scratch[0, : len(values)].view(np.int64)
-        outside: NDArray[np.bool_]
-        if self.step == 1 and values.dtype.kind != "f" and values.dtype.itemsize < 8:
-            np.subtract(values, self.start, out=index, dtype=np.int64)
-            outside = index.view(np.uint64) >= len(self.decoded)
+        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (4, n)."""
+        x, one, two, places = scratch[:, : len(values)]
+        stay = self._steps(values, x, one)
+        index = places.view(np.int64)
+        np.subtract(x, self.start, out=index, casting="unsafe")
+        inside = index.view(np.uint64) < len(self.decoded)
+        if inside.all():
+            self.decoded.take(index, mode="clip", out=rounded)
         else:
-            x, valid = self._steps(values)
-            np.subtract(x, self.start, out=index, casting="unsafe")
-            outside = (index.view(np.uint64) >= len(self.decoded)) | ~valid
-        self.decoded.take(index, mode="clip", out=rounded)
-        if outside.all():
-            rounded[:] = self._beyond(values)
-        elif outside.any():
-            rounded[outside] = self._beyond(values[outside])
+            some = np.flatnonzero(inside)
+            held = self.decoded.take(index[some])
+            x -= self.origin
+            number = self.bins.number(x, one, two)
+            others = (x < self.bins.edge) | (x >= self.end)
+            others[some] = False
+            if len(self.middles):
+                np.copyto(index, number, casting="unsafe")
+                self.middles.take(index, mode="clip", out=rounded)
+            if others.any():
+                rounded[others] = self._beyond(values[others], x[others])
+            rounded[some] = held
+        if stay is not None:
+            np.copyto(rounded, values, where=stay)
 
-    def _steps(self, values: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
-        """Values in steps, and whether they are whole numbers of them, of a size that double precision has."""
-        x = values.astype(np.float64)
+    def _steps(self, values: NDArray[Any], x: Floats, one: Floats) -> NDArray[np.bool_] | None:
+        """Put values in steps into `x`; which stay: no whole numbers, or larger than what double precision holds."""
+        x[:] = values
         if self.step == 1:
-            exact = values.dtype.kind != "f" and values.dtype.itemsize < 8
-            return x, np.ones(len(x), np.bool_) if exact else (np.rint(x) == x) & (np.abs(x) < _EXACT)
-        x /= self.step
-        np.rint(x, out=x)
-        return x, ((x * self.step).astype(values.dtype) == values) & (np.abs(x) < _EXACT)
+            if values.dtype.kind != "f" and values.dtype.itemsize < 8:
+                return None
+            stay = np.not_equal(np.rint(x, out=one), x)
+        else:
+            x /= self.step
+            np.rint(x, out=x)
+            stay = np.multiply(x, self.step, out=one).astype(values.dtype) != values
+        if not (x.min(initial=0) > -_EXACT and x.max(initial=0) < _EXACT):
+            stay |= ~(np.abs(x) < _EXACT)
+        if not stay.any():
+            return None
+        np.copyto(x, self.start, where=stay)
+        return stay
 
-    def _beyond(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values that are not in the table, rounded."""
-        x, valid = self._steps(values)
-        x -= self.origin
-        level = self.bins.decoded(x, *np.empty((2, len(x))))
-        np.rint(level, out=level)
-        if not x.min() >= self.bins.edge:
-            front = x < self.bins.edge
-            below = x[front]
-            lower = np.floor((below + self.lattice // 2) / self.lattice) * self.lattice
-            level[front] = np.where(below < self.bins.first, lower, self.bins.joined(below))
+    def _beyond(self, values: NDArray[Any], x: Floats) -> NDArray[Any]:
+        """Values that are in no table, rounded; and they in steps above the origin."""
+        level = np.rint(self.bins.decoded(x))
+        front = x < self.bins.edge
+        below = x[front]
+        lower = np.floor((below + self.lattice // 2) / self.lattice) * self.lattice
+        level[front] = np.where(below < self.bins.first, lower, self.bins.joined(below))
         level += self.origin
         level *= self.step
-        valid &= (level > self.low) & (level < self.high) & (values > self.low) & (values < self.high)
-        if valid.all():
-            return level.astype(values.dtype)
-        level[~valid] = 0
-        return np.where(valid, level.astype(values.dtype), values)
+        held = (level > self.low) & (level < self.high) & (values > self.low) & (values < self.high)
+        level[~held] = 0
+        return np.where(held, level.astype(values.dtype), values)
 
 
 def _mean_square(levels: Integers, x: Integers, size: float) -> float:
@@ -430,6 +463,10 @@ class _FloatBins:
     bottom: float
     top: float
     """Beyond, a float's spacing is of the order of sigma."""
+    middles: NDArray[Any]
+    """What the first bins are decoded to, in the values' own dtype."""
+    end: float
+    """Where the last of these begins."""
 
     @classmethod
     def make(cls, noise: Noise, width: float, dtype: np.dtype[Any]) -> _FloatBins:
@@ -444,32 +481,50 @@ class _FloatBins:
         sigma = float(deviation(np.asarray(first), noise, 0))
         # Its square has to have room in a double.
         if sigma < max(1e-140, 0.0 if lattice else spacing * first):
-            return cls(0, 0, 0, _Bins(0, 0, (0, 0), 0, 1, 0, 1), 0, 0)
+            return cls(0, 0, 0, _Bins(0, 0, (0, 0), 0, 1, 0, 1), 0, 0, np.empty(0, dtype), -math.inf)
         bins = _Bins.make(first, sigma, noise.gain, width, lattice**2, 0.0)
         bottom = -(2.0 ** math.floor(math.log2(lattice / spacing))) if lattice else -math.inf
         top = 2.0 ** math.ceil(math.log2(max(first, 1e-30)))
         while bins.width * float(deviation(np.asarray(2 * top), noise, 0)) > spacing * 2 * top:
             top *= 2
-        return cls(noise.offset, lattice, last, bins, bottom, top)
+        many = bins.number(np.array([top]), *np.empty((2, 1)))[0] - 2
+        middles = bins.middle(np.arange(max(min(many, _LONGEST), 0))).astype(dtype)
+        return cls(noise.offset, lattice, last, bins, bottom, top, middles, bins.begin(len(middles) - 1))
 
     @np.errstate(invalid="ignore", over="ignore")
     def round_block(self, values: NDArray[Any], rounded: NDArray[Any], scratch: Floats) -> None:
-        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (3, n)."""
-        x, one, two = scratch[:, : len(values)]
+        """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (4, n)."""
+        x, one, two, places = scratch[:, : len(values)]
         x[:] = values
-        d = self.bins.decoded(x, one, two)
-        if not x.min(initial=np.inf) >= self.bins.edge:
-            lower = x
-            if self.lattice:
-                lower = np.subtract(x, self.offset, out=one)
-                lower *= 1 / self.lattice
-                np.rint(lower, out=lower)
-                lower *= self.lattice
-                lower += self.offset
-                np.minimum(lower, self.last, out=lower)
-            d = np.where(x < self.bins.first, lower, np.where(x < self.bins.edge, self.bins.joined(x), d))
-        if x.min(initial=np.inf) > self.bottom and x.max(initial=-np.inf) < self.top:
-            rounded[:] = d
+        number = self.bins.number(x, one, two)
+        others = ~((x >= self.bins.edge) & (x < self.end))
+        if others.all():
+            rounded[:] = self._beyond(values, x)
             return
-        np.clip(d, self.bottom, self.top, out=d)
-        rounded[:] = np.where((x > self.bottom) & (x < self.top), d.astype(values.dtype), values)
+        index = places.view(np.int64)
+        np.copyto(index, number, casting="unsafe")
+        self.middles.take(index, mode="clip", out=rounded)
+        if others.any():
+            rounded[others] = self._beyond(values[others], x[others])
+
+    def _beyond(self, values: NDArray[Any], x: Floats) -> NDArray[Any]:
+        """Values that are in no table, rounded; and they in double precision."""
+        d = self._lower(x)
+        if not x.max() < self.bins.first:
+            upper = np.where(x < self.bins.edge, self.bins.joined(x), self.bins.decoded(x))
+            d = np.where(x < self.bins.first, d, upper)
+        if x.min() > self.bottom and x.max() < self.top:
+            return d.astype(values.dtype)
+        d = np.clip(d, self.bottom, self.top)
+        return np.where((x > self.bottom) & (x < self.top), d.astype(values.dtype), values)
+
+    def _lower(self, x: Floats) -> Floats:
+        """What values below the bins become: those of the lattice, where there is one."""
+        if not self.lattice:
+            return x
+        lower = x - self.offset
+        lower *= 1 / self.lattice
+        np.rint(lower, out=lower)
+        lower *= self.lattice
+        lower += self.offset
+        return np.minimum(lower, self.last, out=lower)

@@ -14,8 +14,8 @@ from tuner.document import Interval, Number
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
-from tuner.steps.pointwise import Pointwise, check_parameters, round_pixels
-from tuner.steps.uniform import Uniform
+from tuner.steps.pointwise import Pointwise, check_parameters, round_pixels, rounded
+from tuner.steps.uniform import Uniform, nearest_multiples
 
 #: Bins of a histogram: one for each value of 16 bits.
 _BINS = 1 << 16
@@ -23,16 +23,22 @@ _BINS = 1 << 16
 #: Turns a median of absolute deviations into a standard deviation, for Gaussian values.
 _MAD = 1.4826
 
-#: How often a frame is rounded until nothing changes; mostly twice.
+#: How often a frame is looked at until the same is found again; mostly twice.
 _PASSES = 8
+
+#: Of so many pixels of a frame, evenly spread, the distribution is taken.
+_SEEN = 1 << 17
+
+#: Pixels that are worked on at once, so that they stay in the cache.
+_PART = 1 << 15
 
 
 @runtime_checkable
 class Framewise(Protocol):
     """A step whose parameters are found in each frame anew."""
 
-    def found(self, values: NDArray[Any]) -> Pointwise:
-        """The rounding for a frame with these valid pixels, shape (n,), n of at least 1."""
+    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
+        """The rounding for a frame with these valid pixels, shape (n,), n of at least 1; and its least and its most."""
         ...
 
 
@@ -42,8 +48,9 @@ def round_frames(
 ) -> NDArray[Any]:
     """Frames with every valid pixel rounded as is found for its frame, as new array of the same shape and dtype.
 
-    What is found is found again in the rounded frame, until nothing changes; so twice is once. A frame in which that
-    does not end stays as it is, as does one without a valid pixel.
+    What is found is found again in the rounded frame, until it is the same; so twice is once. A frame in which that
+    does not end stays as it is, as does one without a valid pixel. Of frames with more than 131,072 pixels, the
+    distribution of values is taken of about as many, evenly spread.
 
     Parameters
     ----------
@@ -56,19 +63,60 @@ def round_frames(
         True where a pixel does not count in any frame, shape of a frame.
     noise : Noise, optional
     """
-    rounded = frames.copy()
-    for frame, result in zip(frames, rounded, strict=True):
-        valid = marks.valid(frame, mask)
-        if not valid.any():
+    stepped = frames.copy()
+    masked = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
+    for frame, result in zip(np.ascontiguousarray(frames), stepped, strict=True):
+        whole = frame.reshape(-1)
+        every = _apart(whole.size)
+        some = whole[::every]
+        seen = some[marks.valid(some, None if masked is None else masked[::every])]
+        if not len(seen):
             continue
-        now = frame
+        ends = _ends(whole, marks, masked, seen[0])
+        now, roundings = np.append(seen, ends), [step.found(seen, *ends)]
         for _ in range(_PASSES):
-            then = np.where(valid, round_pixels(step.found(now[valid]), now, marks, noise), frame)
-            if np.array_equal(then[valid], now[valid]):
-                result[...] = now
+            now = round_pixels(roundings[-1], now, marks, noise, passing=True)
+            then = step.found(now[:-2], *now[-2:])
+            if then == roundings[-1]:
+                result[...] = round_pixels(Chain(tuple(roundings), marks), frame, marks, noise, passing=True)
                 break
-            now = then
-    return rounded
+            roundings.append(then)
+    if mask is not None:
+        np.copyto(stepped, frames, where=mask)
+    return stepped
+
+
+def _apart(size: int) -> int:
+    """How far apart the pixels are that are looked at: an odd number, so that no column is left out in even ones."""
+    return size // _SEEN | 1 if size > _SEEN else 1
+
+
+def _ends(
+    values: NDArray[Any], marks: Marks, masked: NDArray[np.bool_] | None, one: Any
+) -> tuple[np.generic, np.generic]:
+    """The least and the greatest of the pixels that count, of which one is given."""
+    low = high = one
+    for at in range(0, values.size, _PART):
+        part = values[at : at + _PART]
+        counts = marks.valid(part, None if masked is None else masked[at : at + _PART])
+        part = part if counts.all() else np.where(counts, part, one)
+        low, high = min(low, part.min()), max(high, part.max())
+    return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Roundings one after another."""
+
+    roundings: tuple[Pointwise, ...]
+    marks: Marks
+    """What does not count; what would become such stays."""
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        for rounding in self.roundings[:-1]:
+            values = rounded(rounding, values, self.marks, noise)
+        return self.roundings[-1].round_values(values, noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +150,10 @@ class Levels:
 
     def deviation(self, median: float) -> float:
         """The median distance from a value, as a standard deviation."""
-        order = np.argsort(np.abs(self.values - median), kind="stable")
-        sums = np.cumsum(self.counts[order])
-        return _MAD * abs(float(self.values[order[np.searchsorted(sums, sums[-1] / 2)]]) - median)
+        apart = np.abs(np.arange(len(self.values)) - np.searchsorted(self.values, median))
+        sums = np.cumsum(np.bincount(apart, self.counts))
+        place = int(np.searchsorted(sums, sums[-1] / 2))
+        return _MAD * place * float(self.values[-1] - self.values[0]) / max(len(self.values) - 1, 1)
 
     def otsu(self) -> float:
         """The value up to which one class reaches, so that the variance between two is largest.
@@ -136,16 +185,34 @@ class Split:
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        under = (values <= self.threshold) & (values >= self.least)
-        rounded = np.where(under, self._multiples(values, self.low), self._multiples(values, self.high))
-        return np.where(
-            (under == (rounded <= self.threshold)) & ((values >= self.least) == (rounded >= self.least)),
-            rounded,
-            values,
-        )
+        within = self._within(values)
+        if self.low and self.high and (values.dtype.kind == "f" or values.dtype.itemsize <= 4):
+            rounded = nearest_multiples(values, np.where(within, self.low, self.high))
+        else:
+            rounded = self._multiples(values, self.low)
+            np.copyto(rounded, self._multiples(values, self.high), where=~within)
+        # What would leave its class stays.
+        leaving = np.flatnonzero(within != self._within(rounded))
+        rounded[leaving] = values[leaving]
+        if self.least > -math.inf:
+            crossing = np.flatnonzero((values < self.least) != (rounded < self.least))
+            rounded[crossing] = values[crossing]
+        return rounded
+
+    def _within(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """True for what is not above the threshold, nor below the least."""
+        threshold, least = self.threshold, self.least
+        if values.dtype.kind != "f":  # whole numbers compare as such
+            limits = np.iinfo(values.dtype)
+            threshold = math.floor(max(min(threshold, limits.max), limits.min - 1))
+            least = math.ceil(min(max(least, limits.min), limits.max + 1))
+        within: NDArray[np.bool_] = values <= threshold
+        if least > -math.inf:
+            within &= values >= least
+        return within
 
     def _multiples(self, values: NDArray[Any], width: float) -> NDArray[Any]:
-        return Uniform(width).round_values(values, None) if width else values
+        return Uniform(width).round_values(values, None) if width else values.copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +249,20 @@ class Tqc:
         """None by construction."""
         return np.full(values.shape, np.inf)
 
-    def found(self, values: NDArray[Any]) -> Pointwise:
+    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
         """The rounding for a frame."""
-        levels = Levels.of(values)
-        threshold = levels.otsu()
-        low = _power(threshold - levels.values[0], self.background, values.dtype)
-        high = _power(levels.values[-1] - threshold, self.signal, values.dtype)
-        return Split(threshold, low, high)
+        threshold = Levels.of(seen).otsu()
+        below = _power(threshold - float(low), self.background, seen.dtype)
+        above = _power(float(high) - threshold, self.signal, seen.dtype)
+        if below:
+            # Just below the next level, so that it is the same in the rounded frame.
+            threshold = _before((math.floor(threshold / below) + 1) * below, seen.dtype)
+        return Split(threshold, below, above)
+
+
+def _before(value: float, dtype: np.dtype[Any]) -> float:
+    """The last value of a dtype below another."""
+    return float(np.nextafter(dtype.type(value), dtype.type(-np.inf))) if dtype.kind == "f" else value - 1
 
 
 def _power(span: float, bits: int, dtype: np.dtype[Any]) -> float:
@@ -234,9 +308,9 @@ class ClipBackground:
         """The most that each value can move by, data units."""
         return Uniform(self.width).bound(values, noise)
 
-    def found(self, values: NDArray[Any]) -> Pointwise:
+    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
         """The rounding for a frame."""
-        levels = Levels.of(values)
+        levels = Levels.of(seen)
         median = levels.median()
         reach = self.sigmas * levels.deviation(median)
         return Split(median + reach, self.width, 0.0, median - reach)

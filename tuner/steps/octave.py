@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,8 @@ _NARROW = 1 / 4
 #: Above this sigma, in steps, it matters little that edges lie between whole numbers.
 _SMOOTH = 16
 
-#: Values that a table holds, for integers that have more; those below 0 among them.
-_TABLE, _DARK = 1 << 18, 1 << 14
+#: Sign, exponent and first bits of the mantissa of a float of 32 bits: by these the distance of levels is found.
+_LEADING = 16
 
 #: Whole numbers below this are exact in double precision.
 _EXACT = 2.0**50
@@ -86,23 +86,7 @@ def round_to_octaves(values: NDArray[Any], noise: Noise, step: float, width: flo
     if not 0 < width < math.inf:
         raise InputError(f"width must be a finite number above 0, got {width}")
     flat = values.astype(values.dtype.newbyteorder("="), copy=False).reshape(-1)
-    if flat.dtype.kind == "f" or flat.dtype.itemsize <= 2:
-        return _rounded(flat, noise, step, width).reshape(values.shape)
-    table = _table(flat.dtype, noise, step, width)
-    index = flat.astype(np.int64)
-    if flat.dtype.kind == "i":
-        index += _DARK
-    rounded = table.take(index, mode="clip")
-    outside = index.view(np.uint64) >= len(table)
-    if outside.any():
-        rounded[outside] = _rounded(flat[outside], noise, step, width)
-    return rounded.reshape(values.shape)
-
-
-@lru_cache(maxsize=32)
-def _table(dtype: np.dtype[Any], noise: Noise, step: float, width: float) -> NDArray[Any]:
-    """What the values next to 0 become."""
-    return _rounded(np.arange(-_DARK if dtype.kind == "i" else 0, _TABLE).astype(dtype), noise, step, width)
+    return _rounded(flat, noise, step, width).reshape(values.shape)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -114,16 +98,16 @@ def _rounded(values: NDArray[Any], noise: Noise, step: float, width: float) -> N
     levels = octaves(noise, step, width, float(limits.max), float(limits.eps) if dtype.kind == "f" else 0.0)
     x = values.astype(np.float64)
     kept: NDArray[np.bool_] | None = None
-    if dtype.kind == "f" or step != 1:
-        if step not in (0.0, 1.0):
-            x /= step
-            np.rint(x, out=x)
-        kept = (x * step).astype(dtype) != values if step else ~np.isfinite(x)
-        if step:
-            kept |= ~np.isfinite(x) | (np.rint(x) != x)
-        kept = kept if kept.any() else None
-        if kept is not None:
-            x[kept] = 0
+    if step not in (0.0, 1.0):
+        x /= step
+        np.rint(x, out=x)
+        kept = (x * step).astype(dtype) != values
+    elif dtype.kind == "f":
+        kept = np.rint(x) != x if step else np.isnan(x)
+    if kept is not None and kept.any():
+        x[kept] = 0
+    else:
+        kept = None
     level = levels.round(x)
     if step not in (0.0, 1.0):
         level *= step
@@ -157,7 +141,7 @@ class _Doubling:
         return levels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Octaves:
     """Levels that are powers of two apart, twice as far wherever sigma is."""
 
@@ -166,25 +150,41 @@ class Octaves:
     doublings: tuple[_Doubling, ...] = ()
     """In rising order."""
 
+    @cached_property
+    def _distances(self) -> Floats:
+        """The distance of levels for values of which the leading bits are given; NaN where they do not tell it."""
+        bits = np.arange(1 << _LEADING, dtype=np.uint32)
+        ends = np.stack([bits, bits + 1]).astype(np.uint32) << np.uint32(32 - _LEADING)
+        values = ends.view(np.float32).astype(np.float64)
+        # Bits are those of the nearest float, which may be another one than the value.
+        slack = np.abs(values).max(axis=0) * 2.0**-22
+        low, high = values.min(axis=0) - slack, values.max(axis=0) + slack
+        begun = np.searchsorted([d.at - 2 * d.width for d in self.doublings], high, "right")
+        ended = np.searchsorted([d.at + 4 * d.width for d in self.doublings], low, "left")
+        distances = np.array([self.width, *(d.above for d in self.doublings)])[ended]
+        return np.where((begun == ended) & (distances > 0), distances, np.nan)
+
     def round(self, x: Floats) -> Floats:
         """What values become, both in steps."""
-        if not x.size:
-            return x
-        low, high = float(x.min()), float(x.max())
-        reached = [d for d in self.doublings if d.at - 2 * d.width <= high]
-        passed = [d for d in reached if d.at + 4 * d.width <= low]
-        width = passed[-1].above if passed else self.width
-        crossed = reached[len(passed) :]
-        scale = np.full(x.shape if crossed else 1, width or 1.0)
-        for doubling in crossed:
-            np.copyto(scale, doubling.above, where=x >= doubling.at)
+        leading = x.astype(np.float32).view(np.uint32)
+        leading >>= np.uint32(32 - _LEADING)
+        scale = self._distances.take(leading.astype(np.intp), mode="clip")
         level: Floats = x / scale
         np.rint(level, out=level)
         level *= scale
-        if not width:
-            np.copyto(level, x, where=x < (crossed[0].at if crossed else math.inf))
-        for doubling in crossed:
-            if doubling.width:
+        unknown = np.flatnonzero(np.isnan(scale))
+        if unknown.size:
+            level[unknown] = self._round_anywhere(x[unknown])
+        return level
+
+    def _round_anywhere(self, x: Floats) -> Floats:
+        """The same, also next to where the distance doubles."""
+        place = np.searchsorted([doubling.at for doubling in self.doublings], x, "right")
+        scale = np.array([self.width, *(doubling.above for doubling in self.doublings)])[place]
+        level = np.where(scale > 0, np.rint(x / np.where(scale > 0, scale, 1)) * scale, x)
+        low, high = float(x.min()), float(x.max())
+        for doubling in self.doublings:
+            if doubling.width and doubling.at + 4 * doubling.width >= low and doubling.at - 2 * doubling.width <= high:
                 levels = doubling.levels
                 near = np.flatnonzero((x >= levels[0]) & (x <= levels[-1]))
                 level[near] = levels[np.searchsorted(doubling.edges, x[near], "right")]

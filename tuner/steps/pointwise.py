@@ -11,8 +11,16 @@ from numpy.typing import NDArray
 from tuner.noise import Noise
 from tuner.stack import Marks
 
-#: Pixels that are worked on at once, so that what lies between two operations stays in the cache.
-_PART = 1 << 15
+#: Pixels that are worked on at once: what lies between two operations stays in the cache, and threads that round side
+#: by side seldom wait for the GIL.
+_PART = 1 << 17
+
+#: Values of a wide integer that a table holds, so that it stays in the cache; fewer pixels than that need none.
+_SPAN, _FEW = 1 << 18, 1 << 12
+#: The share of pixels that have to be in a table for it to be of use.
+_MOST = 0.7
+#: A table that is used once pays for pixels that are so many times its values.
+_GAIN = 4
 
 
 def check_parameters(step: Any) -> None:
@@ -34,7 +42,9 @@ class Pointwise(Protocol):
         ...
 
 
-def round_pixels(rounding: Pointwise, frames: NDArray[Any], marks: Marks, noise: Noise | None) -> NDArray[Any]:
+def round_pixels(
+    rounding: Pointwise, frames: NDArray[Any], marks: Marks, noise: Noise | None, *, passing: bool = False
+) -> NDArray[Any]:
     """Frames with every valid pixel rounded, as new array of the same shape and dtype.
 
     A pixel that does not count stays bit for bit as it is, and so does one whose rounding would not count: none that
@@ -49,31 +59,66 @@ def round_pixels(rounding: Pointwise, frames: NDArray[Any], marks: Marks, noise:
         Which values do not count.
     noise : Noise, optional
         What a noise-aware rounding needs.
+    passing : bool
+        Whether the rounding is of these frames alone, so that its tables need not be kept.
     """
-    rounded = np.empty(frames.shape, frames.dtype)
-    if frames.dtype.kind in "iu" and frames.dtype.itemsize <= 2:
-        index = f"u{frames.dtype.itemsize}"
-        table = _table(rounding, frames.dtype, marks, noise)
-        # Every index is inside; said so, numpy looks up without a check and a copy.
-        np.take(table, np.ascontiguousarray(frames).view(index), out=rounded, mode="clip")
-        return rounded
-    source, target = np.ascontiguousarray(frames).reshape(-1), rounded.reshape(-1)
-    for start in range(0, source.size, _PART):
-        part = source[start : start + _PART]
-        target[start : start + _PART] = _rounded(rounding, part, marks, noise)
-    return rounded
+    stepped = np.empty(frames.shape, frames.dtype)
+    source, target = np.ascontiguousarray(frames).reshape(-1), stepped.reshape(-1)
+    start, table = 0, None
+    if source.dtype.itemsize <= 2:
+        source = source.view(f"u{source.dtype.itemsize}")
+        if not passing or source.size > _GAIN << 8 * source.dtype.itemsize:
+            make = _narrow.__wrapped__ if passing else _narrow
+            table = make(rounding, frames.dtype, marks, noise)
+    elif source.dtype.kind in "iu" and source.size >= (_GAIN * _SPAN if passing else _FEW):
+        start, enough = _start(source)
+        make_wide = _wide.__wrapped__ if passing else _wide
+        table = make_wide(rounding, frames.dtype, marks, noise, start) if enough else None
+    index = np.empty(min(source.size, _PART), np.intp)
+    for at in range(0, source.size, _PART):
+        part, into = source[at : at + _PART], target[at : at + _PART]
+        if table is None:
+            into[...] = rounded(rounding, part.view(frames.dtype), marks, noise)
+            continue
+        places = np.subtract(part, start, out=index[: len(part)], casting="unsafe", dtype=np.intp)
+        # Said so, numpy looks up without a check and a copy.
+        table.take(places, mode="clip", out=into)
+        if source.dtype.itemsize > 2 and (beyond := np.flatnonzero(places.view(np.uintp) >= _SPAN)).size:
+            into[beyond] = rounded(rounding, part[beyond], marks, noise)
+    return stepped
+
+
+def _start(values: NDArray[Any]) -> tuple[int, bool]:
+    """Where a table of the values that are most common begins; and whether it holds most of the values."""
+    some = values[:: max(values.size // _FEW, 1)]
+    half = _SPAN // 2
+    start = max((int(np.median(some)) - half // 2) // half * half, int(np.iinfo(values.dtype).min))
+    places = np.subtract(some, start, casting="unsafe", dtype=np.intp).view(np.uintp)
+    return start, bool(np.mean(places < _SPAN) > _MOST)
 
 
 @lru_cache(maxsize=16)
-def _table(rounding: Pointwise, dtype: np.dtype[Any], marks: Marks, noise: Noise | None) -> NDArray[Any]:
-    """What each value of a narrow integer becomes, by its bit pattern."""
+def _narrow(rounding: Pointwise, dtype: np.dtype[Any], marks: Marks, noise: Noise | None) -> NDArray[Any]:
+    """What each value of at most two bytes becomes, by its bit pattern."""
     values = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
-    return _rounded(rounding, values, marks, noise)
+    return rounded(rounding, values, marks, noise)
 
 
-def _rounded(rounding: Pointwise, values: NDArray[Any], marks: Marks, noise: Noise | None) -> NDArray[Any]:
+@lru_cache(maxsize=16)
+def _wide(rounding: Pointwise, dtype: np.dtype[Any], marks: Marks, noise: Noise | None, start: int) -> NDArray[Any]:
+    """What the integers from `start` on become; those beyond the end of the dtype are never asked for."""
+    last = int(np.iinfo(dtype).max)
+    values = np.minimum(np.arange(_SPAN, dtype=np.uint64), last - start).astype(dtype) + dtype.type(start)
+    return rounded(rounding, values, marks, noise)
+
+
+def rounded(rounding: Pointwise, values: NDArray[Any], marks: Marks, noise: Noise | None) -> NDArray[Any]:
+    """What single values become, as new array: rounded where both they and their rounding count."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        rounded = rounding.round_values(values, noise)
+        found = rounding.round_values(values, noise)
         if values.dtype.kind == "f" or marks != Marks():
-            rounded = np.where(marks.valid(values) & marks.valid(rounded), rounded, values)
-    return rounded
+            counts = marks.valid(values)
+            counts &= marks.valid(found)
+            others = np.flatnonzero(~counts)
+            found[others] = values[others]
+    return found

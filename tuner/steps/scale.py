@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,9 @@ from tuner.steps.uniform import Mantissa, spacing
 
 _Floats = NDArray[np.float64]
 
+#: Levels of a scale that are kept, so that they stay in the cache.
+_LEVELS = 1 << 16
+
 
 def _within(level: _Floats, values: NDArray[Any]) -> NDArray[Any]:
     """Levels in the dtype of the values, which stay where it has no such level inside its ends."""
@@ -26,7 +30,10 @@ def _within(level: _Floats, values: NDArray[Any]) -> NDArray[Any]:
     level = np.rint(level)
     limits = np.iinfo(values.dtype)
     # The ends as doubles may be beyond the dtype; so they are left out.
-    inside = (level > float(limits.min) - (limits.min == 0)) & (level < float(limits.max))
+    low, high = float(limits.min) - (limits.min == 0), float(limits.max)
+    if level.size and low < level.min() and level.max() < high:
+        return level.astype(values.dtype)
+    inside = (level > low) & (level < high)
     return np.where(inside, np.where(inside, level, 0).astype(values.dtype), values)
 
 
@@ -89,13 +96,29 @@ class Photonise:
         """Rounded values, same shape and dtype."""
         assert noise is not None
         once = self._nearest(values, noise)
-        return _settled(once, self._nearest(once, noise), values)
+        return once if self._told_apart(values, noise) else _settled(once, self._nearest(once, noise), values)
 
     def _nearest(self, values: NDArray[Any], noise: Noise) -> NDArray[Any]:
+        width, offset = self._width(noise), self._offset(values, noise)
+        level = np.subtract(values, offset, dtype=np.float64)
+        level /= width
+        np.rint(level, out=level)
+        level *= width
+        level += offset
+        return _within(level, values)
+
+    def _told_apart(self, values: NDArray[Any], noise: Noise) -> bool:
+        """Whether the dtype holds levels near these values so well that rounding twice is rounding once."""
         width = self._width(noise)
-        offset = noise.offset if values.dtype.kind == "f" else float(round(noise.offset))
-        photons = np.rint((values.astype(np.float64) - offset) / width)
-        return _within(offset + photons * width, values)
+        if values.dtype.kind != "f":
+            # Levels move by half a count when they become integers; as doubles they are right to 2**-20.
+            return values.dtype.itemsize <= 4 and width >= 1.00001
+        low, high = (float(bound(values)) for bound in (np.fmin.reduce, np.fmax.reduce))
+        reach = max(abs(low), abs(high)) + abs(self._offset(values, noise)) + width
+        return 4 * reach * float(np.finfo(values.dtype).eps) < width
+
+    def _offset(self, values: NDArray[Any], noise: Noise) -> float:
+        return noise.offset if values.dtype.kind == "f" else float(round(noise.offset))
 
     def _width(self, noise: Noise) -> float:
         return (self.gain or noise.gain) * self.fraction
@@ -176,13 +199,18 @@ class Log:
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        once = self._nearest(values)
-        return _settled(once, self._nearest(once), values)
+        return _by_index(self, values)
 
-    def _nearest(self, values: NDArray[Any]) -> NDArray[Any]:
-        wide = values.astype(np.float64)
-        index = np.rint(np.log1p(np.abs(wide) / self.linear) / self.width)
-        return _within(np.copysign(np.expm1(index * self.width) * self.linear, wide), values)
+    def index(self, size: _Floats) -> _Floats:
+        """The number of the level nearest to each size of a value; overwrites them."""
+        size /= self.linear
+        np.log1p(size, out=size)
+        size /= self.width
+        return np.rint(size, out=size)
+
+    def level(self, index: _Floats) -> _Floats:
+        """The size of each level."""
+        return np.expm1(index * self.width) * self.linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +251,57 @@ class Power:
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        once = self._nearest(values)
-        return _settled(once, self._nearest(once), values)
+        return _by_index(self, values)
 
-    def _nearest(self, values: NDArray[Any]) -> NDArray[Any]:
-        wide = values.astype(np.float64)
-        index = np.rint(np.abs(wide) ** self.exponent / self.width)
-        return _within(np.copysign((index * self.width) ** (1 / self.exponent), wide), values)
+    def index(self, size: _Floats) -> _Floats:
+        """The number of the level nearest to each size of a value; overwrites them."""
+        size **= self.exponent
+        size /= self.width
+        return np.rint(size, out=size)
+
+    def level(self, index: _Floats) -> _Floats:
+        """The size of each level."""
+        level: _Floats = (index * self.width) ** (1 / self.exponent)
+        return level
+
+
+def _by_index(scale: Log | Power, values: NDArray[Any]) -> NDArray[Any]:
+    """Values rounded to the nearest level of a scale, with their sign: by a table of the first levels."""
+    levels, settled, all_settled = _levels(scale, values.dtype)
+    index = scale.index(np.abs(values, dtype=np.float64))
+    places = index.astype(np.intp)
+    rounded = levels.take(places, mode="clip")
+    if values.dtype.kind == "f":
+        np.copysign(rounded, values, out=rounded)
+    elif values.dtype.kind == "i":
+        below = np.flatnonzero(values < 0)
+        rounded[below] = -rounded[below]
+    if places.size and places.min() < all_settled:
+        np.copyto(rounded, values, where=~settled.take(places, mode="clip"))
+    # NaN, which stays as it is, has no place either.
+    beyond = np.flatnonzero(places.view(np.uintp) >= len(levels))
+    if beyond.size:
+        far = values[beyond]
+        once = _nearest(scale, far)
+        rounded[beyond] = _settled(once, _nearest(scale, once), far)
+    return rounded
+
+
+def _nearest(scale: Log | Power, values: NDArray[Any]) -> NDArray[Any]:
+    wide = values.astype(np.float64)
+    return _within(np.copysign(scale.level(scale.index(np.abs(wide))), wide), values)
+
+
+@lru_cache(maxsize=16)
+@np.errstate(over="ignore")
+def _levels(scale: Log | Power, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], int]:
+    """The first levels, whether each is rounded to itself, and from where on all are."""
+    most = float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
+    wide = scale.level(np.arange(_LEVELS, dtype=np.float64))
+    wide = wide[wide < most]
+    levels = (wide if dtype.kind == "f" else np.rint(wide)).astype(dtype)
+    settled = _nearest(scale, levels) == levels
+    return levels, settled, int(np.flatnonzero(~settled).max(initial=-1)) + 1
 
 
 def _check_at_most(name: str, value: float, dtype: np.dtype[Any]) -> None:

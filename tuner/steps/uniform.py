@@ -15,7 +15,7 @@ from tuner.noise import Noise
 from tuner.steps.pointwise import check_parameters
 
 #: Bits of the mantissa of floats, by their bytes.
-_MANTISSA = {2: 10, 4: 23, 8: 52}
+MANTISSA = {2: 10, 4: 23, 8: 52}
 
 
 def spacing(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -23,6 +23,36 @@ def spacing(values: NDArray[Any]) -> NDArray[np.float64]:
     float_info = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64)
     wide = np.abs(values.astype(np.float64))
     return np.maximum(wide, float(float_info.tiny)) * float(float_info.eps)
+
+
+def nearest_multiples(values: NDArray[Any], width: float | NDArray[np.float64]) -> NDArray[Any]:
+    """The multiple of a width that is nearest to each value, ties to the even one; values without one stay.
+
+    By double precision, which tells the quotient of any two integers of 32 bits from a tie; wider ones it does not
+    hold. Floats stay where their dtype cannot tell multiples apart.
+
+    >>> nearest_multiples(np.array([3, 6, 65535], "uint16"), 4).tolist()
+    [4, 8, 65535]
+    """
+    multiple: NDArray[np.float64] = np.divide(values, width, dtype=np.float64)
+    np.rint(multiple, out=multiple)
+    if values.dtype.kind == "f":
+        high = 2.0 ** (MANTISSA[values.dtype.itemsize] - 1)
+        low, tested = -high, multiple.copy() if not _inside(multiple, -high, high) else None
+        multiple *= width
+    else:
+        limits = np.iinfo(values.dtype)
+        multiple *= width
+        low, high = limits.min - 0.5, limits.max + 0.5
+        tested = None if _inside(multiple, low, high) else multiple
+    if tested is None:
+        return multiple.astype(values.dtype)
+    return np.where((tested > low) & (tested < high), multiple, values).astype(values.dtype)
+
+
+def _inside(values: NDArray[np.float64], low: float, high: float) -> bool:
+    """Whether all are numbers between two others."""
+    return not values.size or bool(values.min() > low and values.max() < high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +91,8 @@ class Uniform:
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        if values.dtype.kind == "f":
-            return self._round_floats(values)
+        if values.dtype.kind == "f" or values.dtype.itemsize <= 4:
+            return nearest_multiples(values, self.width)
         width = values.dtype.type(int(self.width))
         multiple = values // width
         rest = values - multiple * width
@@ -71,12 +101,6 @@ class Uniform:
         rounded = values - rest + np.where(up, width, values.dtype.type(0))
         # Wrapped around the end of the dtype: there is no such multiple.
         return np.where(up == (rounded > values), rounded, values)
-
-    def _round_floats(self, values: NDArray[Any]) -> NDArray[Any]:
-        multiple = np.rint(values.astype(np.float64) / self.width)
-        rounded = (multiple * self.width).astype(values.dtype)
-        # Multiples that the dtype cannot tell apart: the values are further apart than the width.
-        return np.where(np.abs(multiple) < 2.0 ** (_MANTISSA[values.dtype.itemsize] - 1), rounded, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +126,13 @@ class Window:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        if not self.low < self.high:
+            raise InputError(f"low must be below high, got {self.low:g} and {self.high:g}")
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be rounded so."""
-        if not self.low < self.high:
-            raise InputError(f"low must be below high, got {self.low:g} and {self.high:g}")
         limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        if not (limits.min <= self.low and self.high <= limits.max):
+        if not (float(limits.min) <= self.low and self.high <= float(limits.max)):
             raise InputError(f"low and high must be values of {dtype}, got {self.low:g} and {self.high:g}")
         if self.bits > 8 * dtype.itemsize:
             raise InputError(f"bits must be at most those of {dtype}, got {self.bits}")
@@ -162,8 +186,8 @@ class Mantissa:
         """Raise InputError where pixels of a dtype cannot be rounded so."""
         if dtype.kind != "f":
             raise InputError(f"step mantissa must be used on floats, got {dtype}")
-        if self.keep >= _MANTISSA[dtype.itemsize]:
-            raise InputError(f"keep must be below {dtype}'s {_MANTISSA[dtype.itemsize]} bits, got {self.keep}")
+        if self.keep >= MANTISSA[dtype.itemsize]:
+            raise InputError(f"keep must be below {dtype}'s {MANTISSA[dtype.itemsize]} bits, got {self.keep}")
 
     def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
         """The most that each value can move by, data units."""
@@ -175,7 +199,7 @@ class Mantissa:
         """Rounded values, same shape and dtype."""
         unsigned = np.dtype(f"u{values.dtype.itemsize}").type
         bits = values.view(unsigned)
-        drop = _MANTISSA[values.dtype.itemsize] - self.keep
+        drop = MANTISSA[values.dtype.itemsize] - self.keep
         odd = (bits >> unsigned(drop)) & unsigned(1)
         rounded = (bits + unsigned((1 << drop - 1) - 1) + odd) & unsigned(~((1 << drop) - 1) & np.iinfo(unsigned).max)
         result: NDArray[Any] = rounded.view(values.dtype)
