@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ from tuner.read.sampling import Run, Sample
 from tuner.search.evidence import other_containers
 from tuner.steps import Pixels, step_from_dict
 
+#: How often a writer is killed; `make test-faults` says more.
+KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
 FRAMES = np.random.default_rng(0).poisson(5, (6, 30, 50)).astype("uint16")
 #: What a process makes of a dataset that has only h5py and hdf5plugin.
 READ = """
@@ -230,3 +235,44 @@ def test_another_container_is_refused(tmp_path: Path) -> None:
         open_writer(tmp_path / "scan.h5", profile(), frame_shape=(4, 5), dtype="uint16", container="b")
     with pytest.raises(InputError, match=r"^container must be blosc2 or bitshuffle or bitshuffle-zstd, got b"):
         repack(profile(), [], [], tmp_path / "out.h5", container="b")
+
+
+WRITE = """
+import sys
+import numpy as np
+from tuner.apply.opening import open_writer
+from tuner.config import Config
+from tuner.profile import Match, Profile
+
+profile = Profile("kill", Match("uint16"), Config(), Config())
+about = {"frame_shape": (32, 32), "dtype": "uint16", "container": "bitshuffle", "access": sys.argv[2]}
+with open_writer(sys.argv[1], profile, roll_every=7, **about) as writer:
+    print("ready", flush=True)
+    for number in range(1, 1_000_000):
+        writer.append(np.full((32, 32), number, "uint16"))
+        if number % 3 == 0:
+            print(writer.flush(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("access", ["single", "rolling"])
+def test_what_flush_acknowledged_survives_a_kill(tmp_path: Path, access: str) -> None:
+    moments = random.Random(access)
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        path = folder / "scan.h5"
+        command = [sys.executable, "-c", WRITE, str(path), access]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+            acknowledged = int(["0", *process.stdout.read().split()][-1])
+        for _ in range(2):  # as it is, and recovered
+            with h5py.File(path) as file:
+                data = file["entry/data/data"]
+                assert len(data) >= acknowledged
+                assert (data[:acknowledged, -1, -1] == np.arange(1, acknowledged + 1)).all()
+            said = recover(path)
+            assert acknowledged == 0 or said["safe"][0][1] >= acknowledged
