@@ -208,6 +208,13 @@ def test_evidence_has_the_ratio_of_what_is_written(tmp_path: Path) -> None:
         assert metrics["ratio"] == pytest.approx(FRAMES.nbytes / stored, rel=1e-4)
 
 
+def test_evidence_of_a_type_size_that_suits_only_chunks_of_two_frames() -> None:
+    odd = np.zeros((4, 3, 5), np.int32)  # 60 bytes each
+    config = Config((2, -1, -1), Blosc2(typesize=8))
+    found = other_containers(config, Sample((Run(0, 0, odd),)), [Pixels()])
+    assert all(metrics["ratio"] > 0 for metrics in found.values())
+
+
 def test_the_page_on_containers_says_what_each_is() -> None:
     page = (Path(__file__).parents[1] / "docs" / "containers.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
