@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import InputError
 from tuner.noise import Noise
+from tuner.space import Space
 from tuner.stack import Marks, Stack, convention
 from tuner.steps import Pixels, prepare
 from tuner.steps.reduced import Chain, Reduced, form_of, parse_reductions, reduced, reductions_from, reductions_to
@@ -374,3 +375,14 @@ def test_a_plateau_is_one_peak(seed: int, plateau: int) -> None:
     frame[row, column : column + plateau] = 100
     for one in (frame, frame.T):
         assert Triage(peaks=1, least=10.0).count(one, np.ones(one.shape, bool)) == 1
+
+
+def test_a_space_may_reduce_and_says_where_it_is_wrong() -> None:
+    space = Space.from_dict({"reduce": [{"step": "bin", "n": 2}]}, "my.yaml:")
+    assert space.reduce == (Bin(2),)
+    with pytest.raises(InputError) as caught:
+        Space.from_dict({"reduce": {"choose": [[], [{"step": "bin", "n": 2}]]}}, "my.yaml:")
+    assert str(caught.value) == "my.yaml: reduce must be a list, got a mapping"
+    with pytest.raises(InputError) as caught:
+        Space.from_dict({"reduce": [{"step": "bin", "n": 1}]}, "my.yaml:")
+    assert str(caught.value) == "my.yaml: reduce[0].n must be in 2..256, got 1"
