@@ -141,7 +141,7 @@ class Butterworth(_Denoiser):
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where scikit-image is not installed."""
-        need("skimage", "scikit-image", "denoise", self.name)
+        need("skimage", "scikit-image", "pip install 'tuner[denoise]'", self.name)
 
     def denoised(self, frame: _Array, noise: Noise | None) -> _Array:
         """A frame in data units without what is taken for noise, same shape."""
@@ -170,7 +170,7 @@ class NlMeans(_Stabilised):
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError without a noise model, or where scikit-image is not installed."""
-        need("skimage", "scikit-image", "denoise", self.name)
+        need("skimage", "scikit-image", "pip install 'tuner[denoise]'", self.name)
         _Stabilised.check(self, dtype, noise)
 
     def smoothed(self, frame: _Array) -> _Array:
@@ -199,7 +199,7 @@ class Bm3d(_Stabilised):
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError without a noise model, or where bm3d is not installed."""
-        need("bm3d", "bm3d, which is free for non-commercial use", "bm3d", self.name)
+        need("bm3d", "bm3d, which is free for non-commercial use", "pip install 'tuner[bm3d]'", self.name)
         _Stabilised.check(self, dtype, noise)
 
     def smoothed(self, frame: _Array) -> _Array:

@@ -17,6 +17,8 @@ from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps.pointwise import check_parameters
 
+_REMEDY = "pip install 'tuner[round-trips]'"
+
 #: The greatest value that JPEG 2000 is given.
 _CODED = (1 << 16) - 1
 
@@ -106,10 +108,10 @@ def exactly_double(frame: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.
     return valid if frame.dtype.kind == "f" else valid & (frame <= _EXACT) & (frame >= -_EXACT)
 
 
-def need(module: str, package: str, extra: str, step: str) -> None:
-    """Raise InputError where a step's library is not installed."""
+def need(module: str, package: str, remedy: str, step: str) -> None:
+    """Raise InputError where a step's library is not installed, with what brings it."""
     if find_spec(module) is None:
-        raise InputError(f"step {step} needs {package}: pip install 'tuner[{extra}]'")
+        raise InputError(f"step {step} needs {package}: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Jpeg2000:
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be coded, or Pillow is not installed."""
-        need("PIL", "Pillow", "round-trips", self.name)
+        need("PIL", "Pillow", _REMEDY, self.name)
         if dtype.kind == "f":
             raise InputError(f"step jpeg2000 must be used on integers, got {dtype}")
 
@@ -203,7 +205,7 @@ class Zfp:
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be coded, or zfpy is not installed."""
-        need("zfpy", "zfpy", "round-trips", self.name)
+        need("zfpy", "zfpy", _REMEDY, self.name)
 
     def bound(self, values: NDArray[Any], noise: Noise | None) -> NDArray[np.float64]:
         """The most that each value can move by, data units."""
@@ -292,7 +294,7 @@ class HCompress:
 
     def check(self, dtype: np.dtype[Any], noise: Noise | None) -> None:
         """Raise InputError where pixels of a dtype cannot be coded, or astropy is not installed."""
-        need("astropy", "astropy", "round-trips", self.name)
+        need("astropy", "astropy", _REMEDY, self.name)
         if dtype.kind == "f":
             raise InputError(f"step hcompress must be used on integers, got {dtype}")
 
