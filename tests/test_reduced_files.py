@@ -293,6 +293,21 @@ def test_flats_and_darks_beside_the_data_are_reduced_too(tmp_path: Path) -> None
         assert file["exchange/theta"][()] == pytest.approx(np.linspace(0, 180, 22).reshape(11, 2).mean(axis=1))
 
 
+def test_a_single_flat_is_binned_and_cannot_be_summed(tmp_path: Path) -> None:
+    path = tmp_path / "tomo.h5"
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = FRAMES
+        file["exchange/data_white"] = FRAMES[0]
+    target, _, _ = write(path, "bin=2")
+    with h5py.File(target) as file:
+        expected = FRAMES[0, :32].reshape(16, 2, 25, 2).sum(axis=(1, 3))
+        assert np.array_equal(file["exchange/data_white"][()], expected)
+    (stack,) = open_stacks([path])
+    with pytest.raises(InputError, match="data_white: frames must be numbered by one axis to be summed"):
+        reduced(stack, parse_reductions("sum=2"))
+    stack.close()
+
+
 def test_scaled_frames_say_what_they_were_as_nexus_does(tmp_path: Path) -> None:
     path = tmp_path / "float.nxs"
     values = np.random.default_rng(0).normal(10, 5, (6, 20, 30)).astype("float32")
