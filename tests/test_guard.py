@@ -138,10 +138,11 @@ def profile_of(config: Config, **facts: Any) -> Profile:
 CHEATING = """
 import sys, logging
 import numpy as np
-from tuner.apply.compressor import Compressor
+from tuner.apply.compressor import Compressor, library
 from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
+library()  # is probed honestly
 real, compress, calls = Compressor.__init__, Compressor.__call__, [0]
 def init(self, library, cparams):
     self.honest = cparams["clevel"] == 0
