@@ -48,16 +48,26 @@ from tuner.steps import STEPS, Pixels, Step, defaults, prepare, step_from_dict
 from tuner.traits import traits
 
 #: What is compressed with, whatever the quantiser: those of the shipped lossy spaces that win most often.
-_CODECS = (
+CODECS = (
     Blosc2("zstd", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 18),
     Blosc2("zstd", clevel=3, filters=("shuffle",), splitmode="always", blocksize=1 << 20),
     Blosc2("zstd", clevel=3, filters=("shuffle",), splitmode="never", blocksize=1 << 20),
     Blosc2("zstd", clevel=3, filters=("shuffle", "bytedelta"), splitmode="always", blocksize=1 << 20),
 )
+#: Steps that have parameters, as their authors use them. Jungfraujoch stores the root of a count times a factor: levels
+#: 1 / factor apart. l_bnl_compress gives no settings for photon counters: a per cent, and a root rounded to whole ones.
+_BY_AUTHORS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Galchenkova et al. 2024: 3 leading bits and exponent", {"step": "leading_bits", "keep": 3}),
+    ("Jungfraujoch: square root times 2", {"step": "power", "exponent": 0.5, "width": 0.5}),
+    ("l_bnl_compress: logarithm, a per cent", {"step": "log", "width": 0.01, "linear": 1.0}),
+    ("l_bnl_compress: square root, whole", {"step": "power", "exponent": 0.5, "width": 1.0}),
+)
+#: Bits below and above Otsu's threshold.
+_TWO_RANGES = ((1, 1), (1, 4), (2, 4))
 #: By these, constructed quantisers are compared first.
-_QUICK = _CODECS[:2]
+_QUICK = CODECS[:2]
 #: Lossless may take longer: gains over it are no smaller with faster ones.
-_SLOW = (Blosc2("zstd", clevel=9, filters=("shuffle",), splitmode="always", blocksize=1 << 20),)
+SLOW = (Blosc2("zstd", clevel=9, filters=("shuffle",), splitmode="always", blocksize=1 << 20),)
 #: Repeats of a timing.
 _WINDOWS = 3
 #: Of what searches see.
@@ -209,6 +219,9 @@ def authors(bench: Bench) -> Iterator[tuple[str, dict[str, Any]]]:
     )
     if not integers:
         yield "Klöwer et al. 2021: 7 bits of the mantissa", {"step": "mantissa", "keep": 7}
+    for who, document in _BY_AUTHORS:
+        if integers or document["step"] != "leading_bits":
+            yield who, document
     for name, kind in STEPS.items():
         if set(kind.valid) <= set(defaults(kind)):
             yield f"{name} as it comes", {"step": name}
@@ -244,8 +257,8 @@ def measure(data: Set, budget: str) -> list[Row]:
         noise = noise.floored(Bench(stacks, sample, parts, noise).step)
     bench = Bench(stacks, sample, parts, noise)
     own = tuple(dict.fromkeys(found.profile.config.blosc2 for found, _ in searched.values()))
-    codecs = (*_CODECS, *(replace(codec, typesize=0) for codec in own))
-    config, _, _ = bench.best((), (*codecs, *_SLOW))
+    codecs = (*CODECS, *(replace(codec, typesize=0) for codec in own))
+    config, _, _ = bench.best((), (*codecs, *SLOW))
     lossless = bench.row("best lossless", config)
     rows.insert(0, lossless)
     for who, document in authors(bench):
@@ -281,11 +294,18 @@ def _published(bench: Bench, data: Set, codecs: Sequence[Blosc2]) -> Iterator[Ro
     if kind == "leading bits":
         made = [leading_bits(histogram, bits) for bits in (1, 2, 3)]
     else:
-        made = [two_ranges(histogram, *bits) for bits in ((1, 1), (1, 4), (2, 4))]
+        made = [two_ranges(histogram, *bits) for bits in _TWO_RANGES]
+        for below, above in _TWO_RANGES:  # ours, of which levels are powers of two
+            row = _as_used(bench, f"tqc, {below} and {above} bits", _tqc(below, above), codecs)
+            yield replace(row, note=row.note or f"published {ratio:g} ({where})")
     for step in made:
         config, found, metrics = bench.best((step,), codecs)
         note = f"published {ratio:g} ({where})"
         yield Row(step.text, one_line(replace(config, steps=())), found, metrics=metrics, note=note)
+
+
+def _tqc(background: int, signal: int) -> dict[str, Any]:
+    return {"step": "tqc", "background": background, "signal": signal}
 
 
 def _bisected(bench: Bench, space: str, name: str, goal: Goal, codecs: Sequence[Blosc2]) -> Row:

@@ -1,0 +1,308 @@
+"""The field's techniques at their authors' settings, beside what the search finds under the same quality.
+
+    TUNER_REAL_DATA=FOLDER python benchmarks/techniques.py [--rows NAME...] [--budget 20] [--work FOLDER]
+
+For each row: the best lossless configuration of the frames as they are, and as reduced; the authors' setting, with the
+codec that suits it best; and the best that a search finds when no quality, and no number of the analysis, may be worse
+than theirs, over all frames. It searches the shipped space of the technique, with roundings as coarse as the authors'
+error added; where that ends below them, once more with their step in the space. Simulated rows need no folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+import yaml
+from grid import count_own_time, write_table
+from lossy import CODECS, SLOW, Bench
+from lossy_page import METRICS
+from numpy.typing import NDArray
+from techniques_page import BELOW, SHIPPED, THEIRS, Line, Row, page
+from techniques_sets import TECHNIQUES, Frames, Technique, frames_of
+
+import tuner
+from tuner.analysis import ANALYSES
+from tuner.config import Config
+from tuner.errors import TunerError, TunerWarning
+from tuner.goal import Goal
+from tuner.measure.analyses import analyse, scans_of
+from tuner.noise import Noise
+from tuner.quality import compare, worst
+from tuner.read import open_stacks
+from tuner.read.sampling import draw_sample
+from tuner.search.lossy import settle_noise
+from tuner.search.parts import split
+from tuner.search.promise import RISK, units_for
+from tuner.search.reduction import noise_of
+from tuner.space import shipped
+from tuner.stack import Kind, Stack
+from tuner.steps import Step, prepare, step_from_dict
+from tuner.steps.reduced import parse_reductions, reduced, times_smaller
+from tuner.steps.round_trip import Filter, HCompress, Jpeg2000, Sz3, Zfp, filled
+
+#: Of what searches see.
+_SAMPLE_NBYTES = 2_000_000
+#: Frames are judged so many bytes at a time, as a search does it.
+_BATCH_NBYTES = 32 << 20
+#: Widths that are added to a space, over the one that makes the error of the authors' setting.
+_COARSE = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0)
+#: Limits are those of the authors' setting, but for how they are written.
+_DIGITS = 1e-5
+
+
+def data_frames(stack: Stack) -> NDArray[np.intp]:
+    """Numbers of the frames that are neither flats nor darks."""
+    return np.arange(len(stack)) if stack.kinds is None else np.flatnonzero(stack.kinds == Kind.DATA)
+
+
+def quality_of(bench: Bench, steps: Sequence[Step], truth: Stack | None) -> tuple[dict[str, float], float | None]:
+    """Each quality of the worst of all frames; and, where the truth is known, how far from it they are.
+
+    That is the root mean square distance after over that before, in sigma: below 1, steps lead towards the truth.
+    """
+    names = (*METRICS, "rmse")
+    found: list[Mapping[str, NDArray[np.float64]]] = []
+    distance = np.zeros(2)
+    for stack, about in zip(bench.stacks, bench.pixels, strict=True):
+        several = max(1, _BATCH_NBYTES // stack.frame_nbytes)
+        frames = data_frames(stack)
+        for at in range(0, len(frames), several):
+            part = frames[at : at + several]
+            before = np.concatenate([stack.read(int(n), int(n) + 1) for n in part])
+            after = prepare(steps, before, about)
+            valid = about.valid(before)
+            found.append(compare(before, after, valid, bench.noise, names, still_valid=about.valid(after)))
+            if truth is not None and bench.noise is not None:
+                right = np.concatenate([truth.read(int(n), int(n) + 1) for n in part]).astype(np.float64)
+                variance = np.maximum(bench.noise.variance(right), 1e-300)
+                distance += [np.sum(((side - right) ** 2 / variance)[valid]) for side in (before, after)]
+    quality = worst({name: np.concatenate([each[name] for each in found]) for name in found[0]})
+    return quality, math.sqrt(distance[1] / distance[0]) if distance[0] else None
+
+
+def own_nbytes(step: Step, frame: NDArray[Any], valid: NDArray[np.bool_], noise: Noise | None) -> int | None:
+    """Bytes of a frame in the file of the codec itself, which a round trip goes through; None where it is none."""
+    if not isinstance(step, Jpeg2000 | HCompress | Zfp | Sz3):
+        return None
+    assert isinstance(step, Filter)
+    coded = step.coded(frame, valid, noise)
+    if not coded.any():
+        return None
+    whole, stream = filled(frame, coded), io.BytesIO()
+    if isinstance(step, Jpeg2000):
+        from PIL import Image
+
+        image = Image.fromarray((whole - whole.min()).astype(np.uint16))
+        image.save(
+            stream, "JPEG2000", no_jp2=True, irreversible=True, quality_mode="rates", quality_layers=[step.ratio]
+        )
+        return len(stream.getvalue())
+    if isinstance(step, HCompress):
+        from astropy.io import fits
+
+        above = (whole - whole.min()).astype(np.int32)
+        hdu = fits.CompImageHDU(
+            above, compression_type="HCOMPRESS_1", tile_shape=above.shape, hcomp_scale=step.scale, hcomp_smooth=False
+        )
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream)
+        stream.seek(0)
+        with fits.open(stream, disable_image_compression=True) as file:
+            return int(file[1].header["PCOUNT"])
+    wide = np.ascontiguousarray(whole, np.float64)
+    if isinstance(step, Zfp):
+        import zfpy
+
+        return len(zfpy.compress_numpy(wide, tolerance=step.error))
+    with h5py.File(stream, "w") as through:
+        sz3 = hdf5plugin.SZ3(absolute=step.error)
+        return int(through.create_dataset("frame", data=wide, chunks=wide.shape, compression=sz3).id.get_storage_size())
+
+
+def own_ratio(bench: Bench, steps: Sequence[Step]) -> float:
+    """The ratio that the codec of a round trip would make in its own file; 0 where there is none."""
+    if len(steps) != 1:
+        return 0.0
+    stored = pixels = 0
+    for run in bench.sample.runs:
+        about = bench.pixels[run.stack]
+        for frame, valid in zip(run.frames, about.valid(run.frames), strict=True):
+            if (nbytes := own_nbytes(steps[0], frame, valid, bench.noise)) is None:
+                return 0.0
+            stored, pixels = stored + nbytes, pixels + frame.nbytes
+    return pixels / stored
+
+
+def limits_of(technique: Technique, line: Line) -> Goal:
+    """The goal that asks for the best ratio where nothing is worse than in a line."""
+    require = [f"{name} <= {line.quality[name] * (1 + _DIGITS):.7g}" for name in technique.qualities]
+    for name in technique.figures:
+        if name not in line.figures:
+            continue
+        kind, _, figure = name.partition(".")
+        _, low, high = line.figures[name]
+        larger = ANALYSES[kind].figures[figure].better == "larger"
+        require.append(f"{name} >= {low * (1 - _DIGITS):.7g}" if larger else f"{name} <= {high * (1 + _DIGITS):.7g}")
+    document = {"maximize": ["ratio"], "require": require, "analyses": dict(technique.analyses)}
+    return tuner.Goal.from_dict(document, technique.name)
+
+
+def broken_limits(goal: Goal, line: Line) -> str:
+    """The limits that a line does not keep over all frames."""
+    values = {**line.quality, **{name: number[0] for name, number in line.figures.items()}}
+    broken = []
+    for limit in goal.require:
+        value = values.get(limit.metric, math.nan)
+        if not (value <= limit.limit if limit.op == "<=" else value >= limit.limit):
+            broken.append(f"{limit}, got {value:.4g}")
+    return "; ".join(broken)
+
+
+def space_for(technique: Technique, quality: Mapping[str, float], grain: float, file: Path, *, theirs: bool) -> Path:
+    """The shipped space with roundings as coarse as an error, and with the authors' steps if wanted, as a file."""
+    document, _, _ = shipped(technique.space, "search_spaces", "space")
+    options = document["steps"]["choose"]
+    widths = [quality["rmse"] * math.sqrt(12) * times for times in _COARSE]
+    widths += [2.0 ** math.floor(math.log2(width)) for width in widths]  # of these the low bits are empty
+    coarse = sorted({float(max(np.rint(w / grain), 2) * grain) if grain else float(f"{w:.4g}") for w in widths})
+    options.append([{"step": "uniform", "width": {"choose": coarse}}])
+    if theirs:
+        options.append([dict(step) for step in technique.steps])
+    document["name"] = file.stem
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return file
+
+
+def judged(line: Line, bench: Bench, technique: Technique, steps: Sequence[Step], truth: Stack | None) -> Line:
+    """A line with its qualities and figures over all frames."""
+    line.quality, line.truth = quality_of(bench, steps, truth)
+    if technique.analyses:
+        goal = Goal.from_dict({"maximize": ["ratio"], "analyses": dict(technique.analyses)}, technique.name)
+        found = analyse(goal, scans_of(bench.stacks, bench.pixels, steps))
+        line.figures = {
+            name: (value, *found.spread[name]) for name, value in found.metrics.items() if math.isfinite(value)
+        }
+    return line
+
+
+def measure(technique: Technique, frames: Frames, work: Path, budget: str) -> Row:
+    """A row: lossless, the authors' setting, what the search finds."""
+    began = time.thread_time()
+    originals = open_stacks([frames.path])
+    reductions = parse_reductions(technique.reduce) if technique.reduce else ()
+    stacks = [reduced(stack, reductions) for stack in originals]
+    truth = None
+    if frames.truth is not None:
+        (right,) = open_stacks([frames.truth])
+        # What does not count in the frames does not count in sums of them either; of the truth all counts.
+        truth = reduced(right, [r for r in reductions if r.name in ("sum", "bin")]) if technique.reduce else right
+        truth = None if "scale" in technique.reduce else truth
+    parts = split(stacks, units_for(RISK), 0)
+    sample = draw_sample(stacks, _SAMPLE_NBYTES, 0, parts.search)
+    plain = Bench(stacks, sample, parts, None)
+    config, _, _ = plain.best((), (*CODECS, *SLOW))
+    times = times_smaller(originals, stacks)
+    row = Row(technique.name, technique.data, technique.published, technique.why, times)
+    lossless = _timed(plain, Line("best lossless"), config, 1.0)
+    if technique.reduce:
+        whole = split(originals, units_for(RISK), 0)
+        before = Bench(originals, draw_sample(originals, _SAMPLE_NBYTES, 0, whole.search), whole, None)
+        config_before, _, _ = before.best((), (*CODECS, *SLOW))
+        row.lines.append(_timed(before, lossless, config_before, 1.0))
+        row.lines.append(_timed(plain, Line(f"best lossless after {technique.reduce}"), config, times))
+    else:
+        row.lines.append(lossless)
+    given = noise_of(Noise.parse(frames.noise), stacks[0]) if frames.noise else None
+    noise = settle_noise(given, stacks[0], sample, plain.meter.exact(config)).noise
+    bench = Bench(stacks, sample, parts, noise)
+    steps = tuple(step_from_dict(dict(step), technique.name) for step in technique.steps)
+    authors = judged(Line("authors' setting"), bench, technique, steps, truth)
+    goal = limits_of(technique, authors)
+    theirs = _timed(bench, authors, bench.best(steps, CODECS)[0], times)
+    theirs.own = own_ratio(bench, steps) * times
+    row.lines.append(theirs)
+    for method, with_theirs in ((SHIPPED, False), (THEIRS, True)):
+        space = space_for(technique, authors.quality, bench.step, work / f"{method}.yaml", theirs=with_theirs)
+        start = time.thread_time()
+        try:
+            found = tuner.find_profile(
+                [frames.path],
+                space=space,
+                reduce=technique.reduce or None,
+                goal=goal,
+                budget=budget,
+                sample=f"{_SAMPLE_NBYTES}B",
+                noise=frames.noise if technique.reduce else noise,
+                jobs=1,
+            ).profile
+        except TunerError as error:
+            row.lines.append(Line(method, note=str(error)))
+            continue
+        seconds = time.thread_time() - start
+        line = judged(Line(method, seconds=seconds), bench, technique, found.config.steps, truth)
+        row.lines.append(_timed(bench, line, found.config, times))
+        line.broken = broken_limits(goal, line)
+        if line.ratio >= BELOW * theirs.ratio:
+            break
+    for stack in originals:
+        stack.close()
+    row.seconds = time.thread_time() - began
+    return row
+
+
+def _timed(bench: Bench, line: Line, config: Config, times: float) -> Line:
+    """The line with ratio, against the frames as they were, speeds and what they are of."""
+    measured = bench.row(line.method, config)
+    line.config, line.ratio, line.note = measured.config, measured.ratio * times, measured.note
+    line.encode_mb_s, line.decode_mb_s = measured.encode_mb_s, measured.decode_mb_s
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", metavar="NAME", help=f"of {' '.join(TECHNIQUES)}; all by default")
+    parser.add_argument("--budget", default="20", help="of each search: seconds, or configurations")
+    parser.add_argument("--work", type=Path, help="folder that keeps what was measured: a run that was stopped goes on")
+    parser.add_argument("--output", default="results/techniques.md")
+    options = parser.parse_args()
+    count_own_time()
+    warnings.simplefilter("ignore", TunerWarning)
+    folder = os.environ.get("TUNER_REAL_DATA")
+    work = options.work or Path(tempfile.mkdtemp())
+    work.mkdir(parents=True, exist_ok=True)
+    os.environ["TUNER_HOME"] = str(work / "home")  # what leads searches is trained once; it knows none of the data
+    rows = []
+    for name in options.rows or TECHNIQUES:
+        technique, kept = TECHNIQUES[name], work / f"{name}.json"
+        if not kept.exists():
+            frames = frames_of(technique.data, Path(folder) if folder else None, work)
+            if frames is None:
+                continue
+            try:
+                row = measure(technique, frames, work, options.budget)
+            except TunerError as error:
+                row = Row(technique.name, technique.data, technique.published, failed=str(error))
+            kept.write_text(json.dumps(asdict(row)), encoding="utf-8")
+            print(f"{name}: {row.seconds:.0f} s", flush=True)
+        document = json.loads(kept.read_text(encoding="utf-8"))
+        lines = [Line(**line) for line in document.pop("lines")]
+        said = {"data": f"{technique.data}, {technique.dtype}", "published": technique.published, "why": technique.why}
+        rows.append(Row(**{**document, **said, "lines": lines}))
+    write_table(options.output, list(page(rows, options.budget)))
+
+
+if __name__ == "__main__":
+    main()
