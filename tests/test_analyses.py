@@ -209,6 +209,21 @@ def test_peaks_that_were_put_there_are_found(tmp_path: Path) -> None:
     assert found.metrics["peaks.scale_percent"] == pytest.approx(50, abs=2)
 
 
+def test_what_is_lost_at_high_resolution_shows_in_its_shell(files: dict[str, Path]) -> None:
+    """Intensities far from the beam are few counts among many: the others hide what becomes of them."""
+    scan = scan_of(files["mx"], POISSON)
+    y, x = np.indices(scan.stack.frame_shape)
+    outside = np.hypot(y - 0.51 * 260, x - 0.49 * 250) > 145
+
+    def erased(frames: NDArray[Any]) -> NDArray[Any]:
+        return np.where(outside, 1, frames)
+
+    found = analyse(goal_of("mx"), [scan_of(files["mx"], POISSON, erased)]).metrics
+    assert found["peaks.cc"] > 0.8
+    assert found["peaks.shell_cc"] < 0.3
+    assert found["peaks.shell_scale_percent"] > 2 * found["peaks.scale_percent"]
+
+
 def test_what_an_analysis_needs_is_asked_for_in_one_line(tmp_path: Path, files: dict[str, Path]) -> None:
     np.save(tmp_path / "flat.npy", np.ones((9, 64, 64), np.uint16))
     expected = {"radial_profile": "centre or poni", "peaks": "must have peaks", "reconstruction": "must have flats"}

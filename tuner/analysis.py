@@ -188,6 +188,10 @@ class Peaks(_Checked):
     """Extent of the square that a peak's counts are summed over, in pixels; odd."""
     background: int = 15
     """Extent of the square around it that tells the background, in pixels; odd."""
+    centre: tuple[float, float] | None = None
+    """Row and column that the beam would hit; the file's own where it is not given."""
+    shells: int = 5
+    """Resolution shells: rings around the beam of equal area; there are none where the centre is not known."""
 
     kind: ClassVar[str] = "peaks"
     every: ClassVar[bool] = False
@@ -195,6 +199,8 @@ class Peaks(_Checked):
         "strong": Number(least=3.0),
         "box": Interval(3, 101),
         "background": Interval(5, 301),
+        "centre": Maybe(Point()),
+        "shells": Interval(1, 100),
     }
     figures: ClassVar[Mapping[str, Figure]] = {
         "recall": Figure("share of the peaks before that are found after, within a pixel", "1", "scan", "larger", 1.0),
@@ -211,6 +217,10 @@ class Peaks(_Checked):
         "rms_sigma": Figure(
             "root mean square change of an intensity, found or weak, in its own sigma", "sigma", "scan"
         ),
+        "shell_cc": Figure(
+            "correlation of intensities, found or weak, in the worst resolution shell", "1", "scan", "larger", 1.0
+        ),
+        "shell_scale_percent": Figure("change of the sum of these intensities in the worst shell", "%", "scan"),
     }
 
     def __post_init__(self) -> None:

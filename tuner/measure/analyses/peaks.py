@@ -59,10 +59,10 @@ def compare_peaks(analysis: Peaks, scan: Scan) -> dict[str, Measured]:
     if len(scan.stack.frame_shape) != 2:
         raise InputError(f"{scan.stack.name}: frames must be images for peaks, got {scan.stack.frame_shape}")
     rows = []
-    windows = _Windows(analysis)
+    windows, shells = _Windows(analysis), _Shells.of(analysis, scan)
     for pair in scan.pairs():
         for original, decoded, valid in zip(pair.original, pair.decoded, pair.valid, strict=True):
-            rows.append(_frame(analysis, scan, original, decoded, windows.of(valid)))
+            rows.append(_frame(analysis, scan, original, decoded, windows.of(valid), shells))
     sums = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     if not sums["before"].sum():
         raise InputError(
@@ -127,7 +127,12 @@ class _Windows:
 
 
 def _frame(
-    analysis: Peaks, scan: Scan, original: NDArray[Any], decoded: NDArray[Any], windows: list[_Window]
+    analysis: Peaks,
+    scan: Scan,
+    original: NDArray[Any],
+    decoded: NDArray[Any],
+    windows: list[_Window],
+    shells: _Shells | None,
 ) -> dict[str, _Array]:
     """What is summed over frames."""
     sums: dict[str, _Array] = {}
@@ -136,19 +141,57 @@ def _frame(
             _integrate(analysis, frame[window.outer], scan.variance(frame[window.outer]), window)
             for frame in (original, decoded)
         )
-        for key, value in _rows(analysis, before, after, window.inner).items():
+        for key, value in _rows(analysis, before, after, window, shells).items():
             sums[key] = sums.get(key, 0.0) + np.asarray(value, np.float64)
     return sums
 
 
-def _rows(analysis: Peaks, before: _Integrated, after: _Integrated, inner: slice) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Shells:
+    """Rings of equal area around the beam."""
+
+    centre: tuple[float, float]
+    """Row and column of the beam."""
+    reach: float
+    """The square of the largest distance from it that a frame has, in pixels."""
+    number: int
+    """How many."""
+
+    @classmethod
+    def of(cls, analysis: Peaks, scan: Scan) -> _Shells | None:
+        """Those of an analysis; None where the centre is not known."""
+        row, column = scan.declared("beam_center_y"), scan.declared("beam_center_x")
+        if analysis.centre is None and (row is None or column is None):
+            return None
+        centre = analysis.centre or (float(row[0]), float(column[0]))  # type: ignore[index]
+        furthest = (max(at, extent - at) for at, extent in zip(centre, scan.stack.frame_shape, strict=True))
+        return cls(centre, sum(one**2 for one in furthest), analysis.shells)
+
+    def moments(self, places: NDArray[np.intp], x: _Array, y: _Array) -> _Array:
+        """Those of intensities before and after at places (row, column) of a frame, shape (shells, 6)."""
+        distance = sum((at + 0.5 - of) ** 2 for at, of in zip(places, self.centre, strict=True))
+        shell = np.minimum(distance / self.reach * self.number, self.number - 1).astype(np.intp)
+        weights = (np.ones_like(x), x, y, x * x, y * y, x * y)
+        return np.stack([np.bincount(shell, each, self.number) for each in weights], axis=1)
+
+
+def _rows(
+    analysis: Peaks, before: _Integrated, after: _Integrated, window: _Window, shells: _Shells | None
+) -> dict[str, Any]:
     """What is summed over rows, of the inner ones."""
+    inner = window.inner
     found, again, weak = before.found(analysis.strong), after.found(analysis.strong), before.found(*_WEAK)
     recalled, real = _beside(found, again, inner), _beside(again, found, inner)
     places = [np.nonzero(flags[inner]) for flags in (found, weak)]
     (strong, strong_after, strong_sigma), (dim, dim_after, dim_sigma) = (
         (before.intensity[inner][at], after.intensity[inner][at], before.sigma[inner][at]) for at in places
     )
+    by_shell = {}
+    if shells is not None:
+        where = np.concatenate(places, axis=1)
+        where[0] += window.outer.start + inner.start
+        sides = np.concatenate([strong, dim]), np.concatenate([strong_after, dim_after])
+        by_shell = {"shells": shells.moments(where, *sides)}
     change = (((strong_after - strong) / strong_sigma) ** 2).sum() + (((dim_after - dim) / dim_sigma) ** 2).sum()
     return {
         "before": strong.size,
@@ -160,6 +203,7 @@ def _rows(analysis: Peaks, before: _Integrated, after: _Integrated, inner: slice
         "squares": change,
         "strong_moments": _moments(strong, strong_after),
         "weak_moments": _moments(dim, dim_after),
+        **by_shell,
     }
 
 
@@ -171,6 +215,11 @@ def _moments(x: _Array, y: _Array) -> list[float]:
 def _figures(sums: dict[str, _Array]) -> dict[str, _Array]:
     """The figures from sums over frames, each of shape (draws,) or (draws, moments)."""
     strong, weak = sums["strong_moments"], sums["weak_moments"]
+    by_shell = {}
+    if "shells" in sums:
+        shells = sums["shells"]
+        scale = np.where(shells[..., 1] > 0, np.abs(shells[..., 2] / shells[..., 1] - 1), 0.0)
+        by_shell = {"shell_cc": _correlation(shells).min(axis=1), "shell_scale_percent": 100 * scale.max(axis=1)}
     return {
         "recall": sums["recalled"] / sums["before"],
         # Where nothing is left, nothing of it is real.
@@ -181,12 +230,13 @@ def _figures(sums: dict[str, _Array]) -> dict[str, _Array]:
         "weak_cc": _correlation(weak),
         "weak_scale_percent": 100 * np.abs(weak[:, 2] / weak[:, 1] - 1),
         "rms_sigma": np.sqrt(sums["squares"] / (sums["before"] + sums["weak"])),
+        **by_shell,
     }
 
 
 def _correlation(moments: _Array) -> _Array:
     """Pearson's, from sums; 0 where one side is constant, 1 where both are the same."""
-    n, x, y, xx, yy, xy = moments.T
+    n, x, y, xx, yy, xy = np.moveaxis(moments, -1, 0)
     cov, var_x, var_y = n * xy - x * y, n * xx - x * x, n * yy - y * y
     spread = np.sqrt(np.maximum(var_x, 0) * np.maximum(var_y, 0))
     same = (x == y) & (xx == yy) & (xx == xy)
