@@ -54,13 +54,13 @@ CODECS = (
     Blosc2("zstd", clevel=3, filters=("shuffle",), splitmode="never", blocksize=1 << 20),
     Blosc2("zstd", clevel=3, filters=("shuffle", "bytedelta"), splitmode="always", blocksize=1 << 20),
 )
-#: Steps that have parameters, as their authors use them. Jungfraujoch stores the root of a count times a factor: levels
-#: 1 / factor apart. l_bnl_compress gives no settings for photon counters: a per cent, and a root rounded to whole ones.
+#: Steps that have parameters. Of leading bits the setting is the authors'; the others publish the kind of rounding, and
+#: the factors are ours.
 _BY_AUTHORS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("Galchenkova et al. 2024: 3 leading bits and exponent", {"step": "leading_bits", "keep": 3}),
-    ("Jungfraujoch: square root times 2", {"step": "power", "exponent": 0.5, "width": 0.5}),
-    ("l_bnl_compress: logarithm, a per cent", {"step": "log", "width": 0.01, "linear": 1.0}),
-    ("l_bnl_compress: square root, whole", {"step": "power", "exponent": 0.5, "width": 1.0}),
+    ("as Jungfraujoch: square root in halves (factor ours)", {"step": "power", "exponent": 0.5, "width": 0.5}),
+    ("as l_bnl_compress: logarithm, a per cent (width ours)", {"step": "log", "width": 0.01, "linear": 1.0}),
+    ("as l_bnl_compress: square root, whole (width ours)", {"step": "power", "exponent": 0.5, "width": 1.0}),
 )
 #: Bits below and above Otsu's threshold.
 _TWO_RANGES = ((1, 1), (1, 4), (2, 4))
