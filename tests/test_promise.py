@@ -28,7 +28,7 @@ from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.lossy import REPORTED, Option, rank_steps
 from tuner.search.parts import Parts, split
-from tuner.search.promise import Promise, hold, units_for, upper_bound
+from tuner.search.promise import Promise, expected_worst, hold, units_for, upper_bound
 from tuner.space import Space
 from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, Step, prepare
@@ -227,6 +227,18 @@ def test_one_damaged_frame_in_many_is_found_with_the_confidence_that_is_stated()
         assert upper_bound(units, 0.95) <= risk < upper_bound(units - 1, 0.95)
         passed = (rng.random((20000, units)) >= risk).all(axis=1).mean()
         assert passed <= 0.05
+
+
+def test_the_worst_of_many_is_foretold_by_some() -> None:
+    """Of tails that fall as fast as those of noise: right in the median, and never below the worst that was seen."""
+    rng = np.random.default_rng(0)
+    for draw in (rng.exponential, lambda size: np.abs(rng.normal(size=size))):
+        many = draw(size=(400, 600))
+        foretold = np.array([expected_worst(each[:60], 600) for each in many])
+        assert (foretold >= many[:, :60].max(axis=1)).all()
+        assert np.median(foretold / many.max(axis=1)) == pytest.approx(1, abs=0.15)
+    assert expected_worst(np.full(60, 0.3), 600) == 0.3
+    assert expected_worst(np.arange(10.0), 600) == 9
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -23,6 +24,10 @@ from tuner.steps import Pixels, prepare
 CONFIDENCE = 0.95
 #: The share of frames that may break a limit, if a profile is to be more than provisional.
 RISK = 0.05
+#: What a step bounds for every pixel.
+_BOUNDED = ("max_abs_error", "max_error_sigma")
+#: Of fewer units nothing is said of a tail; which begins above this quantile.
+_LEAST_FOR_TAIL, _TAIL = 20, 0.8
 #: Frames are compared so many bytes at a time.
 _BATCH_NBYTES = 32 << 20
 
@@ -87,6 +92,26 @@ def units_for(risk: float, confidence: float = CONFIDENCE) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
 
 
+def expected_worst(values: NDArray[np.float64], frames: int) -> float:
+    """The largest value to expect among so many frames, from that of some; the largest of these where they are few.
+
+    Excesses over the quantile of 0.8 are taken as exponential, with their mean: the generalised Pareto distribution of
+    shape 0 (J. Pickands, Annals of Statistics 3, 119, 1975).
+
+    >>> values = np.random.default_rng(0).exponential(1, 60)
+    >>> round(float(values.max()), 1), round(expected_worst(values, 60 * 60), 1)
+    (6.1, 8.7)
+    """
+    largest = float(values.max(initial=-math.inf))
+    if len(values) < _LEAST_FOR_TAIL or frames <= len(values) or not np.isfinite(values).all():
+        return largest
+    threshold = float(np.quantile(values, _TAIL))
+    excess = values[values > threshold] - threshold
+    if not excess.size:
+        return largest
+    return max(largest, threshold + float(excess.mean()) * math.log(frames * excess.size / len(values)))
+
+
 def hold(
     options: Sequence[Option],
     goal: Goal,
@@ -97,8 +122,9 @@ def hold(
 ) -> tuple[Option, Promise]:
     """The first option that keeps the limits on the select part, and on the test part; and what the latter is worth.
 
-    The test part is opened for one candidate, and for another only if that one fails: at a confidence that rises with
-    every look.
+    Candidates come last of which some frame is to be expected beyond a limit, as the tail of the select part tells. The
+    test part is opened for one candidate, and for another only if that one fails: at a confidence that rises with every
+    look.
 
     Parameters
     ----------
@@ -120,19 +146,25 @@ def hold(
     """
     limits = goal.limits
     names = tuple(dict.fromkeys((*REPORTED, *goal.qualities)))
-    miss, looks = "", 0
-    for option in options:
+    miss, looks, frames = "", 0, sum(map(len, stacks))
+    waiting: deque[tuple[Option, bool]] = deque((option, True) for option in options)
+    while waiting:
+        option, careful = waiting.popleft()
         if not option.steps:  # what keeps every pixel needs no frames to prove it
             always = {str(c): "by construction" for c in (*limits, *goal.analysed)}
             return option, Promise(0, looks, 1.0, 0.0, risk, always, {}, parts.population)
-        _, broke = _judge(option, limits, parts.select, stacks, pixels, names)
+        each, broke = _judge(option, limits, parts.select, stacks, pixels, names)
+        if broke is None and careful and _strays(each, limits, frames):
+            waiting.append((option, False))
+            continue
         analysed: Mapping[str, Sequence[float]] = {}
         if broke is None and parts.select:  # analyses take long: only what is cheap to ask comes so far
             _, broke = _analyse(option, goal, parts.select, stacks, pixels, sure=False)
         found: Mapping[str, float] = {}
         if broke is None:
             looks += 1
-            found, broke = _judge(option, limits, parts.test, stacks, pixels, names)
+            each, broke = _judge(option, limits, parts.test, stacks, pixels, names)
+            found = worst(each)
         if broke is None:
             analysed, broke = _analyse(option, goal, parts.test, stacks, pixels, sure=True)
         if broke is not None:
@@ -161,8 +193,8 @@ def _judge(
     stacks: Sequence[Stack],
     pixels: Sequence[Pixels],
     names: Sequence[str],
-) -> tuple[Mapping[str, float], str | None]:
-    """Each quality of the worst unit, and the first limit that is broken, in words."""
+) -> tuple[Mapping[str, NDArray[np.float64]], str | None]:
+    """Each quality of each unit, and the first limit that is broken, in words."""
     # Units that are too small to tell a bias are judged together.
     several = max(1, _BATCH_NBYTES // stacks[0].frame_nbytes)
     found: list[Mapping[str, NDArray[np.float64]]] = []
@@ -172,8 +204,18 @@ def _judge(
         if (broke := broken(found[-1], limits)) is not None:
             frames = ", ".join(dict.fromkeys(str(unit.frame) for unit in batch))
             return {}, f"{broke} in frames {frames if len(frames) < 20 else frames[:20] + '...'}"
-    merged = {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}
-    return worst(merged), None
+    return {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}, None
+
+
+def _strays(each: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint], frames: int) -> bool:
+    """Whether one of all frames is to be expected beyond a limit, as far as no step bounds it for single pixels."""
+    for limit in limits:
+        if limit.metric not in each or limit.metric in _BOUNDED:
+            continue
+        sign = 1 if limit.op == "<=" else -1
+        if expected_worst(sign * each[limit.metric], frames) > sign * limit.limit:
+            return True
+    return False
 
 
 def _analyse(
@@ -228,7 +270,7 @@ def _compare(
 
 def _how(limit: Constraint, option: Option, dtype: np.dtype[Any], pixels: Pixels) -> str:
     """Whether a limit holds by construction, for every value that the dtype has; wide ones have too many to ask."""
-    if limit.metric not in ("max_abs_error", "max_error_sigma") or limit.op != "<=":
+    if limit.metric not in _BOUNDED or limit.op != "<=":
         return "by sample"
     # Of several steps, each has a bound of what the one before left.
     if dtype.kind == "f" or dtype.itemsize > 2 or len(option.steps) > 1:
