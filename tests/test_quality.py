@@ -238,7 +238,7 @@ def test_pieces_of_large_frames_make_no_difference(monkeypatch: pytest.MonkeyPat
     decoded, valid = original // 4 * 4 + 1, rng.random(original.shape) < 0.97
     decoded[~valid] = original[~valid]
     whole = compare(original, decoded, valid, NOISE)
-    monkeypatch.setattr("tuner.quality._PIXELS", 100)
+    monkeypatch.setattr("tuner.pair._PIXELS", 100)
     assert_same(whole, compare(original, decoded, valid, NOISE))
 
 
