@@ -108,18 +108,18 @@ def test_the_examples_of_a_page_run_in_their_order(name: str, folder: Path, capf
 
 @pytest.mark.parametrize("name", names(PAGES))
 def test_commands_of_a_page_are_understood(name: str) -> None:
-    from tuner.cli import _parser
+    from tuner.cli.arguments import make_parser
 
     for language, block in BLOCK.findall((ROOT / name).read_text(encoding="utf-8")):
         for command in commands(block) if language == "console" else ():
-            assert _parser().parse_args(command)
+            assert make_parser().parse_args(command)
 
 
 def test_every_option_is_told_of() -> None:
-    from tuner.cli import _parser
+    from tuner.cli.arguments import make_parser
 
     told = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    (choices,) = (action.choices for action in _parser()._actions if action.choices)
+    (choices,) = (action.choices for action in make_parser()._actions if action.choices)
     options = {option for command in choices.values() for option in command._option_string_actions}
     missing = sorted(option for option in options if option.startswith("--") and option not in told)
     assert missing == []

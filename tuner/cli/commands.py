@@ -1,0 +1,359 @@
+"""What each subcommand does; only what it needs is imported."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import InputError, UnsatisfiableError
+from tuner.profile import Profile, load_profile
+from tuner.stack import Stack
+
+#: Exit code of what the user interrupts.
+INTERRUPTED = 130
+
+
+def demo_command(options: argparse.Namespace) -> None:
+    """Simulate a scan."""
+    from tuner.simulate import simulate, write_nexus
+
+    simulation = simulate(options.technique, options.frames, options.seed)
+    write_nexus(options.output, simulation)
+    shape = list(simulation.shape)
+    _answer(
+        options,
+        {"path": options.output, "technique": options.technique, "shape": shape, "dtype": str(simulation.dtype)},
+        f"{options.output}: {options.technique}, {simulation.dtype} {'x'.join(map(str, shape))}, /entry/data/data",
+    )
+
+
+def read_command(options: argparse.Namespace) -> None:
+    """Say what is in files."""
+    from tuner.document import parse_size
+    from tuner.read.sampling import draw_sample
+    from tuner.report.inspection import format_inspection, inspect
+
+    nbytes = parse_size(options.sample, "--sample")
+    inspections = []
+    with _opened(options, options.files) as stacks:
+        for stack in stacks:
+            inspections.append(inspect(stack, draw_sample([stack], nbytes, options.seed)))
+            if not (options.json or options.quiet):
+                print(format_inspection(inspections[-1]))
+    if options.json:
+        _print_json({"stacks": inspections})
+
+
+def search_command(options: argparse.Namespace) -> int:
+    """Find a configuration and save its profile."""
+    _check_output(options.output, options.files)
+    try:
+        from tuner.measure.baseline import TEXTS
+        from tuner.report.terminal import SearchProgress, format_reduction, print_result
+        from tuner.search.find import PREDICT_BUDGET, find_profile
+    except ImportError as error:
+        if (error.name or "tuner").startswith("tuner"):
+            raise
+        raise InputError(f"searching needs {error.name}: pip install 'tuner[lab]'") from None
+    with SearchProgress(options.quiet) as progress:
+        found = find_profile(
+            options.files,
+            dataset=options.dataset,
+            axes=_axes(options),
+            space=options.space,
+            reduce=options.reduce,
+            goal=options.goal,
+            maximize=options.maximize,
+            require=options.require,
+            prefer=options.prefer,
+            budget=options.budget or PREDICT_BUDGET,
+            sample=options.sample,
+            jobs=options.jobs,
+            seed=options.seed,
+            name=options.name,
+            resume=options.resume,
+            storage=options.storage,
+            surrogate=not options.unguided,
+            noise=options.noise,
+            risk=options.risk,
+            allow_code=options.allow_code,
+            target=options.target or Path(options.output).parent,
+            detector=options.detector,
+            notify=progress,
+        )
+    found.profile.save(options.output)
+    if options.json:
+        front = [evaluation.to_dict() for evaluation in found.result.front]
+        _print_json({"path": options.output, "log": str(found.log), "profile": found.profile.to_dict(), "front": front})
+    elif not options.quiet:
+        print_result(found.result, TEXTS)
+        if found.profile.reduce:
+            print(format_reduction(found.profile))
+        print(f"{options.output}: profile {found.profile.name}; every evaluation is in {found.log}")
+    if found.result.stopped == "interrupted":
+        say("tuner: interrupted; the profile holds the best so far")
+        return INTERRUPTED
+    return 0
+
+
+def retrain_command(options: argparse.Namespace) -> None:
+    """Learn from what searches measured, or take that back."""
+    if options.rollback and options.logs:
+        raise InputError("--rollback must stand alone, got logs too")
+    try:
+        from tuner.report.verdict import print_verdict
+        from tuner.search.retrain import retrain, rollback
+    except ImportError as error:
+        if (error.name or "tuner").startswith("tuner"):
+            raise
+        raise InputError(f"retraining needs {error.name}: pip install 'tuner[lab]'") from None
+    notify = (lambda _: None) if options.quiet else (lambda text: say(f"tuner: {text}"))
+    verdict = rollback() if options.rollback else retrain(options.logs, notify)
+    if options.json:
+        _print_json(verdict.to_dict())
+    elif not options.quiet:
+        print_verdict(verdict)
+
+
+def apply_command(options: argparse.Namespace) -> None:
+    """Write files anew."""
+    if options.in_place:
+        _apply_in_place(options)
+        return
+    if options.discard_original:
+        raise InputError("--discard-original must come with --in-place: otherwise the original stays")
+    if len(options.files) < 2:
+        raise InputError("apply needs SRC and DST, got only one path")
+    from tuner.apply.repack import repack
+
+    *sources, destination = options.files
+    profile = _load(options)
+    with _opened(options, sources) as stacks:
+        done = repack(
+            profile,
+            stacks,
+            sources,
+            destination,
+            options.dataset,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            again=options.again,
+            container=options.container,
+            layout=options.layout,
+        )
+    _answer(options, done, _applied(done))
+
+
+def _apply_in_place(options: argparse.Namespace) -> None:
+    from tuner.apply.in_place import replace_in_place
+
+    for name in ("overwrite", "again", "layout"):
+        if getattr(options, name, None):
+            raise InputError(f"--{name} must not come with --in-place")
+    profile = _load(options)
+    with _opened(options, options.files) as stacks:
+        done = replace_in_place(profile, stacks, options.discard_original, options.workers, options.container)
+    skipped = [f"{path}: was written with this profile before" for path in done["skipped"]]
+    _answer(options, done, "\n".join([*skipped, *filter(None, [_applied(done)])]))
+
+
+def _applied(done: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
+        f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
+        f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
+        f"{_besides(file)}{_reduced(file)}"
+        for file in done["files"]
+    )
+
+
+def _besides(file: Mapping[str, Any]) -> str:
+    """Why the ratio of a file is not that of its profile: flats and darks are no data, and steps leave them alone."""
+    if not file["other_frames"]:
+        return ""
+    alone = f", {file['ratio_of_data']:.2f} of data frames alone" if file["ratio_of_data"] else ""
+    return f"{alone}: {file['other_frames']} flats, darks or invalid frames are kept as they are"
+
+
+def verify_command(options: argparse.Namespace) -> None:
+    """Check what was written, or a profile on other data."""
+    profile = _load(options)
+    if options.against:
+        _verify_written(options, profile)
+        return
+    from tuner.document import parse_size
+    from tuner.measure.verify import verify_original
+
+    nbytes = parse_size(options.sample, "--sample")
+    with _opened(options, options.files) as stacks:
+        verified = verify_original(profile, stacks, nbytes, allow_code=options.allow_code)
+    for warning in verified["warnings"]:
+        say(f"tuner: warning: {warning}")
+    requirements = "".join(
+        f"\n  {'met' if r['met'] else 'missed'}: {r['requirement']} (here {r['limit']:.4g}), got {r['got']:.4g}"
+        for r in verified["requirements"]
+    )
+    kept = "within the limits on quality in each" if profile.config.steps else "bit for bit"
+    _answer(
+        options,
+        verified,
+        f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back {kept};"
+        f" ratio {verified['ratio']:.2f}{_reduced(verified)}{requirements}",
+    )
+
+
+def _reduced(done: Mapping[str, Any]) -> str:
+    """What a reduction adds to a ratio."""
+    times, ratio = done["reduction"], done["ratio"] or math.inf
+    return "" if times == 1 else f", of frames reduced {times:.2f} times: {times * ratio:.2f} in all"
+
+
+def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
+    from tuner.apply.foreign import verify_written
+    from tuner.apply.prepare import Preparation
+    from tuner.steps.reduced import reduced
+
+    verified = []
+    with _opened(options, options.against) as stacks:
+        if (originals := len(stacks)) != (files := len(options.files)):
+            raise InputError(f"--against must name one original for each file, got {originals} for {files}")
+        for original, written in zip(stacks, options.files, strict=True):
+            profile.match.check(original.dtype, original.frame_shape, original.name)
+            stack = reduced(original, profile.reduce)
+            preparation = Preparation.of_stack(profile, stack)
+            verified.append({"path": written, **verify_written(stack, written, preparation=preparation)})
+    made = " as the profile's steps made them" if profile.config.steps else ""
+    made += " of the originals as reduced" if profile.reduce else ""
+    reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
+    _answer(
+        options,
+        {"files": verified},
+        "\n".join(
+            f"verified: {v['path']}: {v['dataset']}, {v['frames']} frames, {v['nbytes'] / 1e6:,.1f} MB,"
+            f" read bit for bit{made} by a process with only {reader}"
+            for v in verified
+        ),
+    )
+
+
+def recover_command(options: argparse.Namespace) -> None:
+    """Make what a killed writer left open again."""
+    from tuner.apply.recover import recover
+
+    found = recover(options.file)
+    notes = ["its flag is cleared"] * found["cleared"] + [f"{name} is finished" for name in found["finished"]]
+    said = [
+        f"{options.file}: {one['dataset']}: of {one['frames']} frames safe: "
+        + (", ".join(f"{first} to {after - 1}" for first, after in one["safe"]) or "none")
+        for one in (found, *found["beside"])
+    ]
+    _answer(options, found, "; ".join([*said, *notes]))
+
+
+def show_command(options: argparse.Namespace) -> None:
+    """Draw what steps do to a frame."""
+    from tuner.report.pictures import draw
+
+    _check_output(options.output, [options.file, options.profile])
+    profile = _load(options)
+    with _opened(options, [options.file]) as stacks:
+        try:
+            drawn = draw(profile, stacks[0], options.output, options.frame)
+        except ImportError as error:
+            if (error.name or "tuner").startswith("tuner"):
+                raise
+            raise InputError(f"pictures need {error.name}: pip install 'tuner[lab]'") from None
+    _answer(
+        options,
+        drawn,
+        f"{drawn['path']}: frame {drawn['frame']}, error at most {drawn['max_error']:.3g} {drawn['unit']},"
+        f" autocorrelation at most {drawn['autocorrelation']:.2g}",
+    )
+
+
+def soak_command(options: argparse.Namespace) -> int:
+    """Play frames at a detector's pace."""
+    from tuner.document import OneOf, dump_yaml, write_atomically
+    from tuner.measure.pace import parse_duration, parse_rate
+    from tuner.measure.soak import soak
+    from tuner.report.soak import format_soak
+
+    way = OneOf(("block", "shed")).check(options.on_overload, "--on-overload")
+    rate, seconds = parse_rate(options.rate), parse_duration(options.duration)
+    if options.output:
+        _check_output(options.output, [options.profile])
+    profile = _load(options)
+    with _opened(options, options.data) if options.data else nullcontext([None]) as stacks:
+        found = soak(profile, Path(options.target), rate, seconds, stacks[0], workers=options.workers, on_overload=way)
+    document = found.to_dict()
+    if options.output:
+        text = json.dumps(document, indent=1) if options.output.endswith(".json") else dump_yaml(document)
+        write_atomically(options.output, text)
+    _answer(options, document, format_soak(found))
+    if found.late:
+        raise UnsatisfiableError(f"{options.target}: {found.late} of {found.frames} frames were late at {options.rate}")
+    return 0
+
+
+@contextmanager
+def _opened(options: argparse.Namespace, paths: Sequence[str]) -> Iterator[list[Stack]]:
+    from tuner.read import open_stacks
+
+    stacks = open_stacks(paths, options.dataset, _axes(options))
+    try:
+        yield stacks
+    finally:
+        for stack in stacks:
+            stack.close()
+
+
+def _load(options: argparse.Namespace) -> Profile:
+    return load_profile(options.profile, strict=options.strict)
+
+
+def _check_output(output: str, inputs: Sequence[str]) -> None:
+    """Say before searching what would fail after it."""
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder must exist, got none at {path.parent}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path}: its folder must be writable, got {error.strerror}") from None
+    for name in inputs:
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise InputError(f"{path}: the output must not be an input")
+
+
+def _axes(options: argparse.Namespace) -> list[str] | None:
+    if options.axes is None:
+        return None
+    axes = [axis.strip() for axis in options.axes.split(",")]
+    if not all(axes) or len(set(axes)) != len(axes):
+        raise InputError(f"--axes must be different names with commas between, got {options.axes!r}")
+    return axes
+
+
+def _answer(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    if options.json:
+        _print_json(document)
+    elif not options.quiet:
+        print(text)
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=None, allow_nan=False, default=str))
+
+
+def say(text: str) -> None:
+    """Print a line for the user that is no answer."""
+    print(text, file=sys.stderr)
