@@ -96,7 +96,7 @@ class Row:
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """A line for each technique."""
     yield (
-        "| technique | frames | published | lossless | by bin and sum | authors' setting | its codec's own file"
+        "| technique | frames | published | lossless | by reduction | authors' setting | its codec's own file"
         " | search | of theirs | their step added |"
     )
     yield "|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
@@ -184,13 +184,14 @@ def page(rows: Sequence[Row], budget: str) -> Iterator[str]:
     whole = [row for row in rows if not row.failed]
     yield from ("# The field's techniques, at their authors' settings and as searched for", "")
     yield (
-        f"`python benchmarks/techniques.py --budget {budget}`. Ratio: bytes of the frames as the detector gave them"
-        " / bytes stored, binning and summing included; in brackets over the best lossless one of the same frames,"
-        " reduced alike. *By bin and sum*: what these alone do to the best lossless ratio. *Authors' setting*: with"
-        " the codec that suits it best, pixels stored losslessly so that any reader opens them. *Its codec's own"
-        " file*: what JPEG 2000, HCompress, ZFP or SZ3 would take themselves. *Search*: the best ratio where dose"
-        " cost, largest error, bias and the numbers of the analysis are no worse than theirs, each of the worst"
-        f" frame (of an analysis with an interval: than the far end of theirs); {budget} configurations, in the"
+        f"`python benchmarks/techniques.py --budget {budget}`. Ratio: bytes of the frames as the detector gave"
+        " them / bytes stored, reductions included; in brackets over the best lossless one of the same frames,"
+        " reduced alike. Against 16-bit raw, ratios of 32-bit frames halve. *By reduction*: what binning, summing"
+        " or scaling alone does to the best lossless ratio. *Authors' setting*: with the codec that suits it best,"
+        " pixels stored losslessly so that any reader opens them. *Its codec's own file*: what JPEG 2000,"
+        " HCompress, ZFP or SZ3 would take themselves. *Search*: the best ratio where dose cost, largest error,"
+        " bias, NRMSE and the numbers of the analysis are no worse than theirs, each of the worst frame (of an"
+        f" analysis with an interval: than the far end of theirs), but for 2 %; {budget} configurations, in the"
         " shipped space of the technique, with multiples about as coarse as the authors' error added. *Their step"
         " added*: once more with their step among the choices, where the search ends below it."
     )
