@@ -99,9 +99,9 @@ _OWN_FILE = (
     " less, but not so little, as zstd knows neither wavelets nor parts of a bit."
 )
 _MEANS = (
-    "Published slices are others; ours have noise in every pixel, which the ratio depends on. TQC rounds gas and"
-    " liquid to levels of their own, which move means by a third of sigma; no shipped space has it, as no shipped"
-    " goal lets that pass."
+    "Published slices are others, and their quality is of derived variables; ours have noise in every pixel,"
+    " which the ratio depends on, and are judged by pixels. TQC rounds gas and liquid to levels of their own,"
+    " which move means by a third of sigma; no shipped space has it, as no shipped goal lets that pass."
 )
 _LOW_PASS = (
     "A low-pass leaves noise of low frequencies, in all the bits: little is gained without a rounding after it,"
@@ -117,9 +117,9 @@ _FAR = (
     " last table. No goal of ours would let that pass, and equal quality means little here."
 )
 _COUNTS = (
-    "Published is of other frames: in those of Galchenkova et al. lossless makes about 5, and ours have a"
-    " background of 30 photons a pixel, of which it makes 3.3. ROIBIN-SZ also bins what is around peaks; our step"
-    " does not."
+    "Published is of other frames: in those of Galchenkova et al. lossless makes about 5; the simulated ones have"
+    " a background of 30 photons a pixel, of which it makes 3.3, and the Eiger's are a single frame. ROIBIN-SZ"
+    " also bins what is around peaks; our step does not."
 )
 _MX_111 = "111 (l_bnl_compress b2 s2 H16; rotation MX against 16-bit raw)"
 _MX_77 = "77 (l_bnl_compress b2 s2 J360; rotation MX against 16-bit raw)"
