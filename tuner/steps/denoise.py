@@ -177,9 +177,9 @@ class NlMeans(_Stabilised):
         """A frame with noise of 1 without it, same shape."""
         from skimage.restoration import denoise_nl_means
 
-        return np.asarray(
-            denoise_nl_means(frame, _PATCH, _REACH, self.strength, fast_mode=True, sigma=1.0, preserve_range=True)
-        )
+        whole = _enlarged(frame)
+        smooth = denoise_nl_means(whole, _PATCH, _REACH, self.strength, fast_mode=True, sigma=1.0, preserve_range=True)
+        return np.asarray(smooth)[: frame.shape[0], : frame.shape[1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,10 @@ class Bm3d(_Stabilised):
 
         profile = BM3DProfile()
         profile.num_threads = 1  # of more, the order of sums varies, and with it the result
-        short = [max(0, _LEAST_EXTENT - extent) for extent in frame.shape]
-        whole = np.pad(frame, [(0, extent) for extent in short], mode="edge")
-        return np.asarray(bm3d(whole, self.strength, profile))[: frame.shape[0], : frame.shape[1]]
+        return np.asarray(bm3d(_enlarged(frame), self.strength, profile))[: frame.shape[0], : frame.shape[1]]
+
+
+def _enlarged(frame: _Array) -> _Array:
+    """A frame of at least the extent that denoisers take along each axis, its edge repeated."""
+    short = [max(0, _LEAST_EXTENT - extent) for extent in frame.shape]
+    return np.pad(frame, [(0, extent) for extent in short], mode="edge")
