@@ -41,7 +41,7 @@ _NEARLY = 0.1
 #: Rounds that a guide leads before explorers take each fourth.
 _LED = 8
 #: The search ends once so many rounds in turn find an improvement less likely than this.
-_PATIENCE, _UNLIKELY = 3, 0.1
+_PATIENCE, _UNLIKELY = 8, 0.05
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
 
