@@ -147,15 +147,17 @@ def hold(
     limits = goal.limits
     names = tuple(dict.fromkeys((*REPORTED, *goal.qualities)))
     miss, looks, frames = "", 0, sum(map(len, stacks))
-    waiting: deque[tuple[Option, bool]] = deque((option, True) for option in options)
-    while waiting:
-        option, careful = waiting.popleft()
+    waiting, strays = deque(options), deque[Option]()
+    while waiting or strays:
+        # Those that stray come last, but before pixels are kept.
+        careful = bool(waiting) and (bool(waiting[0].steps) or not strays)
+        option = waiting.popleft() if careful else strays.popleft()
         if not option.steps:  # what keeps every pixel needs no frames to prove it
             always = {str(c): "by construction" for c in (*limits, *goal.analysed)}
             return option, Promise(0, looks, 1.0, 0.0, risk, always, {}, parts.population)
         each, broke = _judge(option, limits, parts.select, stacks, pixels, names)
         if broke is None and careful and _strays(each, limits, frames):
-            waiting.append((option, False))
+            strays.append(option)
             continue
         analysed: Mapping[str, Sequence[float]] = {}
         if broke is None and parts.select:  # analyses take long: only what is cheap to ask comes so far
