@@ -10,7 +10,15 @@ import pytest
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 #: What others import.
-PARTS = ("simulated.py", "lossy_sets.py", "lossy_page.py", "quantiser.py", "writer_page.py")
+PARTS = (
+    "simulated.py",
+    "lossy_sets.py",
+    "lossy_page.py",
+    "quantiser.py",
+    "techniques_page.py",
+    "techniques_sets.py",
+    "writer_page.py",
+)
 
 
 @pytest.mark.slow
