@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.bitshuffle import library
+from tuner.apply.bitshuffle import GROUP, HEADER, LENGTH, codec, end_of_blocks, library
 from tuner.apply.guard import Watch
 from tuner.apply.runs import Runs
 from tuner.errors import CodecError, InputError
@@ -21,12 +20,8 @@ from tuner.errors import CodecError, InputError
 #: What a frame may be compressed with, by the names of SIMPLON; all but "lz4-block" as HDF5's filters have it.
 COMPRESSIONS = ("bslz4", "bszstd", "lz4", "lz4-block")
 
-#: In front of HDF5's blocks: bytes of the frame, and of a block before compression; and in front of each its length.
-_HEADER = struct.Struct(">QI")
-_LENGTH = struct.Struct(">I")
-
-#: Elements that bitshuffle takes together; what is left over at the end is stored as it is.
-_GROUP = 8
+#: Those of bitshuffle, by the containers that have the same.
+_CONTAINERS = {"bslz4": "bitshuffle", "bszstd": "bitshuffle-zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +36,17 @@ class CompressedFrame:
         """Raise InputError where a look at the beginning tells that this is no frame of a dtype and so many bytes."""
         if self.compression not in COMPRESSIONS:
             raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {self.compression!r}")
-        _functions()
+        library()
         if self.compression == "lz4-block" and self.data:
             return
-        if len(self.data) < _HEADER.size:
+        if len(self.data) < HEADER.size:
             raise InputError(
-                f"a frame in {self.compression} must have {_HEADER.size} bytes or more, got {len(self.data)}"
+                f"a frame in {self.compression} must have {HEADER.size} bytes or more, got {len(self.data)}"
             )
-        stated, block = _HEADER.unpack_from(self.data)
+        stated, block = HEADER.unpack_from(self.data)
         if stated != nbytes:
             raise InputError(f"a frame in {self.compression} must be one of {nbytes} bytes, got one of {stated}")
-        unit = 1 if self.compression == "lz4" else _GROUP * dtype.itemsize
+        unit = 1 if self.compression == "lz4" else GROUP * dtype.itemsize
         if not block or block % unit:
             raise InputError(f"blocks of {self.compression} must be a multiple of {unit} bytes, got {block}")
 
@@ -63,73 +58,61 @@ class CompressedFrame:
         CodecError
             Where the bytes are damaged. A flipped bit inside of a block may go unnoticed: there is no checksum.
         """
-        functions = _functions()
-        if self.compression.startswith("bs"):
-            end = self._check_lengths(out)
-            source = np.frombuffer(self.data, np.uint8)[_HEADER.size : end]
-            block = _HEADER.unpack_from(self.data)[1] // out.itemsize
-            used = functions[self.compression](source.ctypes.data, out.ctypes.data, out.size, out.itemsize, block)
+        if self.compression in _CONTAINERS:
+            block = HEADER.unpack_from(self.data)[1] // out.itemsize
+            self._check_lengths(out, block)
+            source = np.frombuffer(self.data, np.uint8)[HEADER.size :]
+            decompress = codec(_CONTAINERS[self.compression]).decompress
+            used = decompress(source.ctypes.data, out.ctypes.data, out.size, out.itemsize, block)
             if used != len(source):
                 raise CodecError(f"{self.compression} cannot be decoded, error {used}")
         elif self.compression == "lz4":
-            self._decode_lz4(out.reshape(-1).view(np.uint8), functions["lz4"])
+            self._decode_lz4(out.reshape(-1).view(np.uint8))
         else:
-            _decode_block(np.frombuffer(self.data, np.uint8), out.reshape(-1).view(np.uint8), functions["lz4"])
+            _decode_block(np.frombuffer(self.data, np.uint8), out.reshape(-1).view(np.uint8))
 
-    def _check_lengths(self, out: NDArray[Any]) -> int:
-        """Where the blocks of bitshuffle end; CodecError if beyond the data, as the library follows them anywhere."""
-        rest = out.size % _GROUP
-        blocks = -(-(out.size - rest) * out.itemsize // _HEADER.unpack_from(self.data)[1])
-        place, last = _HEADER.size, len(self.data) - rest * out.itemsize
-        for _ in range(blocks):
-            if place + _LENGTH.size > last:
-                raise CodecError(f"{self.compression} is cut at byte {len(self.data)}")
-            place += _LENGTH.size + _LENGTH.unpack_from(self.data, place)[0]
-        if place != last:
-            raise CodecError(f"{self.compression} must have {place} bytes for its blocks, got {last}")
-        return len(self.data)
+    def _check_lengths(self, out: NDArray[Any], block: int) -> None:
+        """Raise CodecError where the blocks of bitshuffle end beyond the data: the library follows them anywhere."""
+        last = len(self.data) - out.size % GROUP * out.itemsize
+        end = end_of_blocks(memoryview(self.data)[: max(last, 0)], out.size, block)
+        if end is None:
+            raise CodecError(f"{self.compression} is cut at byte {len(self.data)}")
+        if end != last:
+            raise CodecError(f"{self.compression} must have {end} bytes for its blocks, got {last}")
 
-    def _decode_lz4(self, out: NDArray[np.uint8], function: Callable[..., int]) -> None:
+    def _decode_lz4(self, out: NDArray[np.uint8]) -> None:
         """The blocks of HDF5's LZ4 filter; one that is as long as its pixels is stored as it is."""
         data = np.frombuffer(self.data, np.uint8)
-        block = _HEADER.unpack_from(self.data)[1]
-        place = _HEADER.size
+        block = HEADER.unpack_from(self.data)[1]
+        place = HEADER.size
         for start in range(0, len(out), block):
             part = out[start : start + block]
-            if place + _LENGTH.size > len(data):
+            if place + LENGTH.size > len(data):
                 raise CodecError(f"lz4 is cut at byte {len(data)}")
-            length = _LENGTH.unpack_from(self.data, place)[0]
-            source = data[place + _LENGTH.size : place + _LENGTH.size + length]
-            place += _LENGTH.size + length
+            length = LENGTH.unpack_from(self.data, place)[0]
+            source = data[place + LENGTH.size : place + LENGTH.size + length]
+            place += LENGTH.size + length
             if len(source) == len(part):
                 part[:] = source
             elif len(source) < length:
                 raise CodecError(f"lz4 is cut at byte {len(data)}")
             else:
-                _decode_block(source, part, function)
+                _decode_block(source, part)
 
 
-def _decode_block(source: NDArray[np.uint8], out: NDArray[np.uint8], function: Callable[..., int]) -> None:
-    got = function(source.ctypes.data, out.ctypes.data, len(source), len(out))
+def _decode_block(source: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    got = _decode_lz4_block()(source.ctypes.data, out.ctypes.data, len(source), len(out))
     if got != len(out):
         raise CodecError(f"lz4 must decode to {len(out)} bytes, got {got}")
 
 
 @cache
-def _functions() -> dict[str, Callable[..., int]]:
-    """The decoders of the filters, without HDF5, whose lock would let one thread decode at a time."""
-    found = library()
-    size, pointer = ctypes.c_size_t, ctypes.c_void_p
-    functions = {}
-    for name, symbol, arguments, result in (
-        ("bslz4", "bshuf_decompress_lz4", [pointer] * 2 + [size] * 3, ctypes.c_int64),
-        ("bszstd", "bshuf_decompress_zstd", [pointer] * 2 + [size] * 3, ctypes.c_int64),
-        ("lz4", "LZ4_decompress_safe", [pointer] * 2 + [ctypes.c_int] * 2, ctypes.c_int),
-    ):
-        function = getattr(found, symbol)
-        function.argtypes, function.restype = arguments, result
-        functions[name] = function
-    return functions
+def _decode_lz4_block() -> Callable[..., int]:
+    """LZ4's own decoder, without HDF5, whose lock would let one thread decode at a time."""
+    function: Callable[..., int] = library().LZ4_decompress_safe
+    function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int] * 2  # type: ignore[attr-defined]
+    function.restype = ctypes.c_int  # type: ignore[attr-defined]
+    return function
 
 
 class Undecoded:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from tuner.container import Container
 from tuner.errors import CodecError, InputError
 
-#: In front of the blocks: bytes of the chunk, and of a block before compression.
-_HEADER = struct.Struct(">QI")
-_LENGTH = struct.Struct(">I")
+#: In front of the blocks: bytes of the chunk, and of a block before compression; and in front of each its length.
+HEADER = struct.Struct(">QI")
+LENGTH = struct.Struct(">I")
 
 #: How the filter calls its codecs.
 _CODECS = {"bitshuffle": 2, "bitshuffle-zstd": 3}
@@ -31,11 +31,11 @@ _CODECS = {"bitshuffle": 2, "bitshuffle-zstd": 3}
 _ZSTD_LEVEL = 3
 
 #: Elements that are shuffled together; what is left over at the end of a chunk is stored as it is.
-_GROUP = 8
+GROUP = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Codec:
+class Codec:
     """The functions of one codec, in the library that hdf5plugin carries."""
 
     bound: Callable[..., int]
@@ -67,7 +67,14 @@ def library() -> ctypes.CDLL:
 
 
 @cache
-def _codec(name: str) -> _Codec:
+def codec(name: str) -> Codec:
+    """The functions behind a container of bitshuffle.
+
+    Raises
+    ------
+    InputError
+        As by `library`.
+    """
     kind = "zstd" if name == "bitshuffle-zstd" else "lz4"
     bound, compress, decompress, block_size = (
         getattr(library(), f"bshuf_{text}")
@@ -81,7 +88,7 @@ def _codec(name: str) -> _Codec:
     block_size.argtypes = [size]
     for function in (bound, compress, decompress, block_size):
         function.restype = ctypes.c_int64
-    return _Codec(bound, compress, decompress, block_size, level)
+    return Codec(bound, compress, decompress, block_size, level)
 
 
 class BitshuffleEncoder:
@@ -110,10 +117,10 @@ class BitshuffleEncoder:
         self.chunk_shape = chunk_shape
         self.dtype = dtype
         self.nbytes = math.prod(chunk_shape) * dtype.itemsize
-        self._codec = _codec(container.name)
+        self._codec = codec(container.name)
         self._size = math.prod(chunk_shape)
         self._block = self._codec.block_size(dtype.itemsize)
-        self._header = _HEADER.pack(self.nbytes, self._block * dtype.itemsize)
+        self._header = HEADER.pack(self.nbytes, self._block * dtype.itemsize)
         self._bound = self._codec.bound(self._size, dtype.itemsize, self._block)
         self._thread = threading.local()
 
@@ -182,12 +189,20 @@ class BitshuffleEncoder:
 
     def _check(self, frame: bytes | memoryview) -> None:
         """Raise CodecError where the lengths in `frame` lead out of it: the library would follow them."""
-        blocks = -(-(self._size - self._size % _GROUP) // self._block)
-        left = self._size % _GROUP * self.dtype.itemsize
-        place = len(self._header)
-        for _ in range(blocks):
-            if place + _LENGTH.size > len(frame):
-                break
-            place += _LENGTH.size + _LENGTH.unpack_from(frame, place)[0]
-        if bytes(frame[: len(self._header)]) != self._header or place + left != len(frame):
+        end = end_of_blocks(frame, self._size, self._block)
+        left = self._size % GROUP * self.dtype.itemsize
+        if bytes(frame[: len(self._header)]) != self._header or end is None or end + left != len(frame):
             raise CodecError(f"{self.container.name}: {len(frame)} bytes are no chunk of {self.chunk_shape}")
+
+
+def end_of_blocks(frame: bytes | memoryview, size: int, block: int) -> int | None:
+    """Where the blocks of a frame of `size` elements, `block` in each, end by their lengths; None where one is missing.
+
+    Beyond the frame where the last says so.
+    """
+    place = HEADER.size
+    for _ in range(-(-(size - size % GROUP) // block)):
+        if place + LENGTH.size > len(frame):
+            return None
+        place += LENGTH.size + LENGTH.unpack_from(frame, place)[0]
+    return place
