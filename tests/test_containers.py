@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,20 @@ def test_evidence_of_a_type_size_that_suits_only_chunks_of_two_frames() -> None:
     config = Config((2, -1, -1), Blosc2(typesize=8))
     found = other_containers(config, Sample((Run(0, 0, odd),)), [Pixels()])
     assert all(metrics["ratio"] > 0 for metrics in found.values())
+
+
+@pytest.mark.parametrize("container", BITSHUFFLE)
+def test_a_type_size_that_suits_only_chunks_of_two_frames_is_no_obstacle(tmp_path: Path, container: str) -> None:
+    odd = np.arange(60, dtype=np.int32).reshape(4, 3, 5)  # 60 bytes each
+    config = Config((2, -1, -1), Blosc2(typesize=8))
+    ours = replace(profile((2, -1, -1), "int32"), config=config)
+    ours.save(tmp_path / "p.yaml")
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["entry/data/data"] = odd
+    command = ["apply", "--quiet", "--container", container, *map(str, (tmp_path / "p.yaml", tmp_path / "scan.h5"))]
+    assert main([*command, str(tmp_path / "out.h5")]) == 0
+    write(tmp_path / "new.h5", odd, container, ours)
+    assert foreign_digest(tmp_path / "out.h5") == foreign_digest(tmp_path / "new.h5") == digest(odd)
 
 
 def test_the_page_on_containers_says_what_each_is() -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuner.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +27,20 @@ class Container:
     not_read_by: tuple[str, ...] = ()
     """Programs whose source says that they do not read it; docs/containers.md names the places."""
 
-    def chunks(self, chunks: tuple[int, ...], frame_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The chunks that frames are stored in where the profile says `chunks`.
+    def resolve(self, config: Config, frame_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Config:
+        """The configuration that frames are stored with where a profile says `config`, with nothing left open.
 
-        >>> CONTAINERS["bitshuffle"].chunks((4, 512, 512), (2167, 2070))
+        Raises
+        ------
+        InputError
+            As by `Config.resolve`.
+
+        >>> CONTAINERS["bitshuffle"].resolve(Config((4, 512, 512)), (2167, 2070), np.dtype("uint16")).chunks
         (1, 2167, 2070)
         """
-        return (1, *frame_shape) if self.whole_frames else chunks
+        if self.whole_frames:  # what Blosc2 is told counts for nothing there, and may not suit these chunks
+            config = Config((1, *(-1 for _ in config.chunks[1:])), steps=config.steps)
+        return config.resolve(frame_shape, dtype)
 
 
 _TESTED = ("fabio", "h5py", "silx")

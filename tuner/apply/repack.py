@@ -188,14 +188,15 @@ class _Plan:
         self.original = original
         self.stack = stack
         self.preparation = Preparation.of_stack(profile, stack)
-        config = profile.config.resolve(stack.frame_shape, stack.dtype)
-        config = replace(config, chunks=container.chunks(config.chunks, stack.frame_shape))
+        config = container.resolve(profile.config, stack.frame_shape, stack.dtype)
         self.chunks = chunk_grid(stack.shape, stack.frame_ndim, config.chunks)
         lead = len(stack.lead_shape)
         self.lead_chunk = self.chunks[:lead]
         frames = math.prod(self.lead_chunk)
         # The same bytes as the dataset's chunk, with its leading axes as one.
-        config = Config((frames, *config.chunks[1:]), profile.config.blosc2).resolve(stack.frame_shape, stack.dtype)
+        config = container.resolve(
+            Config((frames, *config.chunks[1:]), profile.config.blosc2), stack.frame_shape, stack.dtype
+        )
         self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype, self.chunks, container)
 
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:

@@ -9,7 +9,6 @@ import operator
 import threading
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -85,8 +84,7 @@ class Writer:
         if chain is not None:  # what is written
             frame_shape, dtype, mask = chain.after.frame_shape, chain.after.dtype, chain.after.mask
         self._stored_shape = frame_shape
-        config = profile.config.resolve(frame_shape, dtype)
-        config = replace(config, chunks=container.chunks(config.chunks, frame_shape))
+        config = container.resolve(profile.config, frame_shape, dtype)
         self._watch = Watch(verify)
         if profile.provisional and verify != "all":
             raise InputError(

@@ -112,8 +112,7 @@ class Meter:
 
     def resolve(self, config: Config) -> Config:
         """The configuration for this sample's frames; two that resolve alike store the same bytes."""
-        resolved = config.resolve(self.sample.frame_shape, self.sample.dtype)
-        return replace(resolved, chunks=self.container.chunks(resolved.chunks, self.sample.frame_shape))
+        return self.container.resolve(config, self.sample.frame_shape, self.sample.dtype)
 
     def encoder(self, config: Config, timeout_s: float = math.inf) -> Encoder | PluginEncoder | BitshuffleEncoder:
         """What encodes and decodes chunks of the sample; a call of a plug-in may take `timeout_s` seconds."""

@@ -88,12 +88,10 @@ def profile_of(
 def other_containers(config: Config, sample: Sample, pixels: Sequence[Pixels]) -> dict[str, Mapping[str, Any]]:
     """Ratio and speeds of what a configuration's steps make of a sample, in each container other than Blosc2."""
     found: dict[str, Mapping[str, Any]] = {}
-    # What Blosc2 is to do counts for nothing there, and may not suit their chunks.
-    steps = Config((1, *(-1,) * len(sample.frame_shape)), steps=config.steps)
     for container in CONTAINERS.values():
         if container is not BLOSC2:
             meter = Meter(sample, pixels=pixels, container=container)
-            metrics = _metrics(meter.timed(meter.exact(steps), FINAL_WINDOWS))
+            metrics = _metrics(meter.timed(meter.exact(config), FINAL_WINDOWS))
             found[container.name] = {name: metrics[name] for name in ("ratio", "encode_mb_s", "decode_mb_s")}
     return found
 
