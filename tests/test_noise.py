@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
-from tuner.noise import _COUNTED, Noise, _counted, doubts, entropy_bound, estimate, gaussian_entropy
+from tuner.estimate import Doubt, doubts, estimate
+from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, gaussian_entropy
 from tuner.stack import Kind, Stack
 
 #: Light on a frame: a slope, so that intensities from 0.1 to 1 occur.
@@ -241,6 +242,13 @@ def test_noise_that_is_too_small_is_doubted_and_safe() -> None:
     (doubt,) = doubts(Noise(0.5, 0.0, 0.0, "given"), stack_of(frames), [frames], 16.0, 1.0)
     assert "times the variance" in str(doubt)
     assert doubt.safe
+
+
+@pytest.mark.parametrize("size", [1e200, 1e307])
+def test_values_whose_squares_overflow_are_judged_without_a_warning(size: float) -> None:
+    frames = np.random.default_rng(0).normal(size=(4, 64, 64)) * size
+    found = doubts(Noise(1.0, 0.0, 1.0, "given"), stack_of(frames), [frames], 0.0, 0.0)
+    assert all(isinstance(doubt, Doubt) for doubt in found)
 
 
 def test_a_changing_scene_throws_no_doubt_on_the_truth() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.noise import entropy_bound, estimate
+from tuner.estimate import estimate
+from tuner.noise import entropy_bound
 from tuner.read.sampling import Sample
 from tuner.report.suggestion import Suggestion, suggestion
 from tuner.stack import Kind, Stack

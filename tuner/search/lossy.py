@@ -10,10 +10,11 @@ import numpy as np
 
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError
+from tuner.estimate import Doubt, doubts, estimate
 from tuner.evaluation import Evaluation, Log
 from tuner.goal import Goal, Judge
 from tuner.measure.meter import Meter
-from tuner.noise import Doubt, Noise, doubts, estimate
+from tuner.noise import Noise
 from tuner.read.sampling import Sample
 from tuner.stack import Stack
 from tuner.steps import Pixels, Step
