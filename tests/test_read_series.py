@@ -1,9 +1,10 @@
-"""TIFF, the formats of fabio, and npy are stacks: what was written is read, and bad files are named in one line."""
+"""TIFF, the formats of fabio, npy and MRC are stacks: what was written is read, and bad files are named in one line."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tuner.errors import InputError
+from tuner.read import open_stacks
 from tuner.read.fabio_series import open_fabio
+from tuner.read.mrc import open_mrc
 from tuner.read.npy import open_npy
 from tuner.read.tiff import open_tiff
 from tuner.stack import Stack
@@ -178,6 +181,24 @@ def test_other_formats_of_fabio(tmp_path: Path) -> None:
     assert_holds(stack, frame[None])
 
 
+def write_ge(path: Path, frames: np.ndarray[Any, Any]) -> Path:
+    """A file of a GE flat panel, which has many frames behind one header."""
+    said: dict[str, Any] = {"ImageFormat": b"ADEPT", "StandardHeaderSizeInBytes": 8192, "ImageDepthInBits": 16}
+    said |= dict(zip(["NumberOfFrames", "NumberOfRowsInFrame", "NumberOfColsInFrame"], frames.shape, strict=True))
+    header = b""
+    for name, nbytes, code in fabio.GEimage.GE_HEADER_INFO:
+        value = said.get(name, 0)
+        header += struct.pack(code, value) if code else bytes(value).ljust(nbytes, b"\0")
+    path.write_bytes(header.ljust(8192, b"\0") + frames.astype("<u2").tobytes())
+    return path
+
+
+def test_a_series_of_files_with_many_frames_loses_none(tmp_path: Path) -> None:
+    frames = counts(9, 20, 30, dtype="uint16")
+    paths = [write_ge(tmp_path / f"{i}.ge2", frames[a:b]) for i, (a, b) in enumerate([(0, 4), (4, 6), (6, 9)])]
+    assert_holds(open_fabio(paths), frames)
+
+
 def test_fabio_that_is_refused(tmp_path: Path) -> None:
     first = write_cbf(tmp_path / "1.cbf", counts(20, 30))
     second = write_cbf(tmp_path / "2.cbf", counts(20, 31))
@@ -256,6 +277,53 @@ def test_npy_that_is_refused(tmp_path: Path) -> None:
     for length in (0, 3, 60, 200, len(content) - 1):
         path.write_bytes(content[:length])
         assert_refused(lambda: open_npy(path), "cut.npy")
+
+
+def mrc_bytes(frames: np.ndarray[Any, Any], mode: int, extended: int = 0, imod: int | None = None) -> bytes:
+    """A file of MRC2014 by its description: words of 4 bytes, sections behind a header and what extends it."""
+    order = ">" if frames.dtype.byteorder == ">" else "<"
+    words = np.zeros(256, f"{order}i4")
+    words[:4] = (*frames.shape[::-1], mode)
+    words[23] = extended
+    if imod is not None:
+        words[38:40] = 1146047817, imod
+    header = bytearray(words.tobytes())
+    header[208:216] = b"MAP " + (b"\x11\x11\0\0" if order == ">" else b"\x44\x44\0\0")
+    return bytes(header) + b"x" * extended + frames.tobytes()
+
+
+@pytest.mark.parametrize("name", ["movie.mrc", "tilts.st"])
+@pytest.mark.parametrize("extended", [0, 1152])
+@pytest.mark.parametrize(
+    ("mode", "dtype"), [(0, "i1"), (1, "<i2"), (1, ">i2"), (2, "<f4"), (2, ">f4"), (6, "<u2"), (6, ">u2"), (12, "<f2")]
+)
+def test_mrc(tmp_path: Path, name: str, extended: int, mode: int, dtype: str) -> None:
+    frames = (counts(3, 5, 7) - 4).astype(dtype)
+    path = tmp_path / name
+    path.write_bytes(mrc_bytes(frames, mode, extended))
+    (stack,) = open_stacks([path])
+    assert_holds(stack, frames)
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [(0, "u1"), (1, "i1"), (2, "u1"), (3, "i1")])
+def test_bytes_of_an_mrc_are_unsigned_where_imod_says_so(tmp_path: Path, flags: int, dtype: str) -> None:
+    frames = np.arange(256, dtype="u1").reshape(1, 16, 16).view(dtype)
+    path = tmp_path / "a.mrc"
+    path.write_bytes(mrc_bytes(frames, 0, imod=flags))
+    assert_holds(open_mrc(path), frames)
+
+
+def test_mrc_that_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mrc"
+    content = mrc_bytes(counts(3, 5, 7, dtype="int16"), 1)
+    for length in (0, 100, 1023, 1024, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert_refused(lambda: open_mrc(path), "a.mrc: is cut")
+    path.write_bytes(mrc_bytes(np.zeros((3, 5, 7), "c8"), 4))
+    assert_refused(lambda: open_mrc(path), "a.mrc: mode must be one of 0, 1, 2, 6, 12, got 4")
+    path.write_bytes(mrc_bytes(np.zeros((0, 5, 7), "i2"), 1))
+    assert_refused(lambda: open_mrc(path), "a.mrc: is damaged", "0 x 5 x 7")
+    assert_refused(lambda: open_mrc(tmp_path / "none.mrc"), "none.mrc: no such file")
 
 
 def test_a_large_npy_is_never_in_memory(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tuner.stack import Stack
 # fmt: off
 _HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexus", ".cxi", ".emd"])
 _TIFF = frozenset([".tif", ".tiff", ".btf"])
+_MRC = frozenset([".mrc", ".mrcs"])
 #: Formats that fabio reads, by their usual endings; what is named one by one may end differently.
 _FABIO = frozenset([
     ".cbf", ".edf", ".img", ".mccd", ".marccd", ".mar2300", ".mar3450", ".osc", ".stl", ".raxis", ".sfrm", ".gfrm",
@@ -22,14 +23,17 @@ _FABIO = frozenset([
 # fmt: on
 _COMPRESSED = frozenset([".bz2", ".gz"])
 
+#: What a file of a format has, and at which byte.
 _SIGNATURES = (
-    (b"\x89HDF\r\n\x1a\n", "hdf5"),
-    (b"\x93NUMPY", "npy"),
-    (b"II*\x00", "tiff"),
-    (b"MM\x00*", "tiff"),
-    (b"II+\x00", "tiff"),
-    (b"MM\x00+", "tiff"),
+    (0, b"\x89HDF\r\n\x1a\n", "hdf5"),
+    (0, b"\x93NUMPY", "npy"),
+    (0, b"II*\x00", "tiff"),
+    (0, b"MM\x00*", "tiff"),
+    (0, b"II+\x00", "tiff"),
+    (0, b"MM\x00+", "tiff"),
+    (208, b"MAP ", "mrc"),
 )
+_HEAD_NBYTES = 212
 
 
 def open_stacks(
@@ -37,7 +41,7 @@ def open_stacks(
 ) -> list[Stack]:
     """Open files, folders and globs as stacks.
 
-    Each HDF5 file and each ``.npy`` is a stack of its own. All TIFF files are one, as are all files of another format,
+    Each HDF5, ``.npy`` and MRC file is a stack of its own. All TIFF files are one, as are all files of another format,
     in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in natural
     order (``2`` before ``10``). The data files of a Dectris master are left to the master.
 
@@ -71,6 +75,10 @@ def open_stacks(
             from tuner.read.npy import open_npy
 
             stacks.append(open_npy(path, axes))
+        elif format_ == "mrc":
+            from tuner.read.mrc import open_mrc
+
+            stacks.append(open_mrc(path, axes))
         else:
             if format_ not in series:
                 stacks.append(format_)
@@ -114,7 +122,7 @@ def _folder(folder: Path) -> list[Path]:
         inside = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except PermissionError:
         raise InputError(f"{folder}: no permission to read it") from None
-    known = _HDF5 | _TIFF | _FABIO | {".npy"}
+    known = _HDF5 | _TIFF | _MRC | _FABIO | {".npy"}
     files = [path for path in inside if _suffix(path) in known]
     if not files:
         raise InputError(f"{folder}: must hold files of a format that can be read, got none of {len(inside)}")
@@ -149,10 +157,10 @@ def _suffix(path: Path) -> str:
 
 
 def _format(path: Path) -> str:
-    """hdf5, tiff, npy or fabio: by the ending where that is sure (MarCCD has TIFF's signature), else by content."""
+    """The name of a format: by the ending where that is sure (MarCCD has TIFF's signature), else by content."""
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(_HEAD_NBYTES)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except PermissionError:
@@ -164,9 +172,11 @@ def _format(path: Path) -> str:
         return "hdf5"
     if suffix in _FABIO:
         return "fabio"
-    for signature, format_ in _SIGNATURES:
-        if head.startswith(signature):
+    for place, signature, format_ in _SIGNATURES:
+        if head.startswith(signature, place):
             return format_
+    if suffix in _MRC:
+        return "mrc"
     if suffix == ".npy":
         return "npy"
     if suffix in _TIFF:

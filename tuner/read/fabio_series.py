@@ -31,8 +31,8 @@ _CBF_START = b"\x0c\x1a\x04\xd5"
 def open_fabio(paths: Sequence[Path], axes: Sequence[str] | None = None) -> Stack:
     """Open files of one series as one stack of shape (frames, rows, columns); one file is open at a time.
 
-    Only the first file is opened here, unless a file may have several frames (EDF): those of a series have to be like
-    it, and one that is not is named when it is read.
+    Only the first file is opened here, unless files may have several frames (EDF, or where the first one does): those
+    of a series have to be like it, and one that is not is named when it is read.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ def open_fabio(paths: Sequence[Path], axes: Sequence[str] | None = None) -> Stac
             counts = [len(file)]
         finally:
             file.close()
-    counts += [1 if format_ != "EDF" else _count(path, frame, paths[0]) for path in paths[1:]]
+    several = format_ == "EDF" or counts[0] > 1
+    counts += [_count(path, frame, paths[0]) if several else 1 for path in paths[1:]]
     sizes = [_size(path) // count for path, count in zip(paths, counts, strict=True)]
     stored = np.repeat(np.array(sizes, np.int64), counts)
     return join_series(

@@ -45,14 +45,14 @@ def open_npy(path: Path, axes: Sequence[str] | None = None) -> Stack:
         shape=array.shape,
         frame_ndim=frame_ndim(array.shape, names),
         dtype=dtype,
-        source=_Mapped(array, dtype, frame_ndim(array.shape, names)),
+        source=Mapped(array, dtype, frame_ndim(array.shape, names)),
         axes=names,
         invalid=convention(dtype),
         storage=Storage(array.nbytes),
     )
 
 
-class _Mapped:
+class Mapped:
     """Frames of an array in mapped memory."""
 
     def __init__(self, array: NDArray[Any], dtype: np.dtype[Any], ndim: int) -> None:
