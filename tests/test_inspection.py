@@ -163,6 +163,21 @@ def test_without_a_definition_hints_are_taken_and_the_guess_stays_one(
     assert str(found).startswith(f"perhaps {technique}, by its ")
 
 
+def test_frames_whose_noise_is_that_of_counting_are_no_camera_s(tmp_path: Path) -> None:
+    counted = np.random.default_rng(0).poisson(np.linspace(0.5, 9, 128), (4, 128, 128)).astype("uint16")
+    _, rows = told(saved(tmp_path, counted))
+    assert rows["try"] == "perhaps photon counts, by its noise: --space counting --goal sub-noise (lossy)"
+    _, rows = told(saved(tmp_path, counted * 7))
+    assert rows["try"].startswith("perhaps a camera, by its uint16")
+
+
+@pytest.mark.parametrize("value", [0.0, 3.25, np.nan])
+def test_nothing_lossy_is_suggested_for_frames_of_one_value(value: float, tmp_path: Path) -> None:
+    inspection, rows = told(saved(tmp_path, np.full((3, 32, 32), value, "float32")))
+    assert inspection["suggestion"] is None
+    assert "try" not in rows
+
+
 def test_every_suggestion_is_shipped() -> None:
     for space, goal in FITS.values():
         assert load_space(space).steps()[0] == ()

@@ -34,6 +34,17 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
     found = traits(frames, valid, stack.saturated(frames))
     noises = estimate(stack, runs)
     step = 1.0 if frames.dtype.kind != "f" else found["step"]
+    modelled = [
+        asdict(noise)
+        | {
+            "sigma_at_mean": math.sqrt(noise.variance(np.array(found["mean"]))),
+            "ratio_bound": _finite(entropy_bound(noise, frames, valid, step)),
+        }
+        for noise in noises
+    ]
+    counts = bool(modelled) and _counts(modelled[0], found["step"])
+    # Frames of one value have nothing that could be kept in part.
+    suggested = suggestion(stack, found["step"], counts) if found["minimum"] < found["maximum"] else None
     return {
         "name": stack.name,
         "dataset": stack.dataset,
@@ -56,15 +67,8 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         "traits": found,
         "always_zero_fraction": _always_zero(frames, valid),
         "photon_counting": stack.photon_counting,
-        "noise": [
-            asdict(noise)
-            | {
-                "sigma_at_mean": math.sqrt(noise.variance(np.array(found["mean"]))),
-                "ratio_bound": _finite(entropy_bound(noise, frames, valid, step)),
-            }
-            for noise in noises
-        ],
-        "suggestion": asdict(suggestion(stack, found["step"])),
+        "noise": modelled,
+        "suggestion": asdict(suggested) if suggested else None,
     }
 
 
@@ -113,7 +117,8 @@ def _finite(value: float) -> float | None:
 def format_inspection(inspection: dict[str, Any]) -> str:
     """An inspection as lines of text, labels left and values right."""
     rows = [*_file_rows(inspection), *_value_rows(inspection), *_noise_rows(inspection)]
-    rows += [("", ""), ("try", str(Suggestion(**inspection["suggestion"])))]
+    if inspection["suggestion"] is not None:
+        rows += [("", ""), ("try", str(Suggestion(**inspection["suggestion"])))]
     width = max(len(label) for label, _ in rows)
     title = inspection["name"] + (f"  {inspection['dataset']}" if inspection["dataset"] else "")
     return "\n".join([title, *(f"  {label:<{width}}  {text}".rstrip() for label, text in rows)])
