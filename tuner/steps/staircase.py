@@ -35,7 +35,7 @@ LAW = 0.01
 WIDEST = 1.95
 
 #: As the mean of E may rise in a search, in sigma, of which the better is taken; and from where on none is needed.
-_RISES, _FLAT = (0.001, 0.003), 0.005
+_RISES, _FLAT = (0.0, 0.003), 0.005
 
 #: Widest bins below 20 steps of sigma, tried in turn until the law holds: what is too greedy there fails later.
 _TRIALS = (WIDEST, 1.4, 1.0, 0.8)
