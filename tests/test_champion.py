@@ -168,7 +168,7 @@ def test_two_processes_at_once_both_have_it(promoted: str) -> None:
     assert not list(folder().rglob("*.tmp"))
 
 
-def test_where_the_promoted_log_is_lost_the_shipped_one_serves(promoted: str) -> None:
+def test_where_the_promoted_log_is_lost_the_shipped_one_serves(home: Path, promoted: str) -> None:
     (kept,) = (folder() / "logs").iterdir()
     for spoil in (lambda: kept.write_bytes(kept.read_bytes()[:100]), lambda: kept.write_bytes(b""), kept.unlink):
         spoil()
@@ -187,7 +187,7 @@ def test_a_log_is_kept_as_it_is_and_once(log: list[Evaluation]) -> None:
     assert [path.name for path in (folder() / "logs").iterdir()] == [f"{name}.jsonl.gz"]
 
 
-def test_a_name_of_a_log_is_no_path() -> None:
+def test_a_name_of_a_log_is_no_path(home: Path) -> None:
     write_verdict(Verdict("promoted", "", "../../evil", SHIPPED, ""))
     said: list[str] = []
     load_surrogate(said.append)
