@@ -64,7 +64,7 @@ def measure_baselines(meter: Meter, windows: int) -> dict[str, Evaluation]:
     """
     sample = meter.sample
     nbytes = math.prod(sample.frame_shape) * sample.dtype.itemsize
-    depth = max(1, min(_CHUNK_NBYTES // max(nbytes, 1), max(len(run.frames) for run in sample.runs)))
+    depth = max(1, min(_CHUNK_NBYTES // max(nbytes, 1), sample.longest))
     # Whole chunks only, as many as a run has.
     chunks = [
         np.ascontiguousarray(run.frames[start : start + depth])

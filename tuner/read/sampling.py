@@ -61,6 +61,11 @@ class Sample:
         return sum(len(run.frames) for run in self.runs)
 
     @property
+    def longest(self) -> int:
+        """Frames of the longest run: more are nowhere known to follow each other."""
+        return max(len(run.frames) for run in self.runs)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all runs."""
         return sum(run.frames.nbytes for run in self.runs)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats.qmc import MultivariateNormalQMC
 
-from tuner.config import Config
+from tuner.config import PLUGINS, Config
+from tuner.errors import InputError
 from tuner.evaluation import METRICS, Evaluation
 from tuner.goal import Judge
 from tuner.measure.target import Target
+from tuner.read.sampling import Sample
+from tuner.search.optimize import MutatingChooser
 from tuner.search.surrogate import FEATURE_WEIGHTS, TARGETS, Data, Matrix, Surrogate, config_features
+from tuner.space import Space
+
+#: Configurations that a surrogate guesses, at most.
+_MOST_GUESSED = 1 << 16
 
 #: Of which target each metric follows, but for a known factor.
 _TARGET_OF = {"ratio": 0, "encode_mb_s": 1, "decode_mb_s": 2, "frame_read_mb_s": 2, "sinogram_read_mb_s": 2}
@@ -255,3 +264,33 @@ class Guide:
             return written
         column = logs[:, _TARGET_OF[metric]]
         return column + self._access[metric][candidates] if metric in self._access else column
+
+
+def guessed(space: Space, sample: Sample, seed: int) -> list[Config]:
+    """Configurations of a space that a surrogate may guess for a sample's frames, one of all that store the same bytes.
+
+    All of the space, or 65,536 proposals at random where it holds more; codec plug-ins are measured, not guessed.
+
+    Parameters
+    ----------
+    space : Space
+        Bound to the sample's frames.
+    sample : Sample
+    seed : int
+    """
+    distinct: dict[Config, Config] = {}
+    for config in _some_of(space, seed):
+        if config.blosc2.codec not in PLUGINS:
+            with contextlib.suppress(InputError):
+                distinct.setdefault(config.resolve(sample.frame_shape, sample.dtype), config)
+    return list(distinct.values())
+
+
+def _some_of(space: Space, seed: int) -> Iterator[Config]:
+    if space.size <= _MOST_GUESSED:
+        yield from (config for _, config in space.grid())
+        return
+    rng = random.Random(seed)
+    for _ in range(_MOST_GUESSED):
+        with contextlib.suppress(InputError):
+            yield space.suggest(MutatingChooser({}, (), rng))

@@ -1,29 +1,26 @@
-"""A search: baselines, good guesses, proposals, finalists."""
+"""A search: baselines, good guesses, proposals, finalists; the beginning is `seeds`, the end `finals`."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import math
-import operator
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tuner.config import PLUGINS, Blosc2, Config, one_line
-from tuner.errors import CodecError, InputError, UnsatisfiableError
+from tuner.config import Config, one_line
+from tuner.errors import InputError, UnsatisfiableError
 from tuner.evaluation import METRICS, Evaluation, Log
 from tuner.goal import Goal, Judge
-from tuner.measure.baseline import FILTERS, equivalents, measure_baselines
+from tuner.measure.baseline import FILTERS, measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.measure.target import Target
-from tuner.measure.timing import Timing
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
-from tuner.search.guide import Guide
+from tuner.search.finals import candidates, fallback, timed_in_turn
+from tuner.search.guide import Guide, guessed
 from tuner.search.lossy import REPORTED
-from tuner.search.optimize import MutatingChooser, Proposer
+from tuner.search.optimize import Proposer
+from tuner.search.seeds import often_right, settled_in
 from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
 from tuner.steps import Pixels
@@ -32,12 +29,8 @@ from tuner.steps import Pixels
 SMALL_NBYTES = 8 << 20
 #: How many finalists are timed again, and in how many rounds in turn.
 FINALISTS, ROUNDS = 6, 3
-#: Configurations that the surrogate guesses, at most.
-_MOST_GUESSED = 1 << 16
 #: The share of a time budget that is kept for the finalists.
 _FINAL_SHARE = 0.2
-#: A configuration this far from a timed limit may meet it when it is timed again.
-_NEARLY = 0.1
 #: Rounds that a guide leads before explorers take each fourth.
 _LED = 8
 #: The search ends once so many rounds in turn find an improvement less likely than this.
@@ -94,14 +87,26 @@ class Search:
     sample : Sample
     frames : int
         Frames of the stack where it has three axes, else 0.
-    space, goal, budget
+    space : Space
+        Not yet bound to the sample's frames.
+    goal : Goal
+    budget : Budget
     log : Log
         Takes every evaluation as soon as it is there.
+    traits : mapping
+        What a guess is made from, and what the log keeps of the data; a guide needs them.
     pixels : sequence of Pixels
         What steps need to know of each stack that the sample was drawn from.
     seed : int
+        Decides the proposals.
     jobs : int
         Threads for what is not timed.
+    prefer : str, optional
+        The objective whose end of the front is taken, instead of the knee.
+    storage : str, optional
+        URL of an Optuna storage that mirrors every trial.
+    study : str
+        The study's name there.
     dataset : str
         What the log calls the data.
     known : sequence of Evaluation
@@ -110,6 +115,13 @@ class Search:
         Measured first: what was best for the same data before.
     target : Target, optional
         Where finalists are written to; needed where the goal has `write_mb_s`.
+    notify : callable
+        Called with a `Progress` as the search goes on.
+
+    Raises
+    ------
+    InputError
+        Where the goal needs what the sample or the target does not give, and for a budget below the least.
     """
 
     def __init__(
@@ -162,17 +174,14 @@ class Search:
         self._whole = Meter(sample, frames, pixels, qualities, target=target)
         small = small_part(sample)
         self._meter = self._whole if small is sample else Meter(small, frames, pixels, qualities, target=target)
-        run = max(len(run.frames) for run in self._meter.sample.runs)
-        self._space = space.bind(sample.frame_shape, sample.dtype, run)
+        self._space = space.bind(sample.frame_shape, sample.dtype, self._meter.sample.longest)
         self._proposer = Proposer(self._space, self._meter.resolve, goal, seed, storage, study)
-        self._known = {
-            self._meter.resolve(e.config): self._meter.bounded(e)
-            for e in known
-            if e.config is not None
-            and e.origin.get("data") == self._meter.digest
-            and "stopped" not in str(e.origin.get("timing"))  # the whole of the sample counts
-            and _resolved(e.config, sample)
-        }
+        self._known: dict[Config, Evaluation] = {}
+        for evaluation in known:
+            whole = "stopped" not in str(evaluation.origin.get("timing"))
+            if evaluation.config is not None and whole and evaluation.origin.get("data") == self._meter.digest:
+                with contextlib.suppress(InputError):  # a log may hold what such frames do not take
+                    self._known[self._meter.resolve(evaluation.config)] = self._meter.bounded(evaluation)
         self.evaluations: list[Evaluation] = []
         self._judge = Judge(goal, {})
         self._bounds: tuple[float, ...] = ()
@@ -230,70 +239,26 @@ class Search:
         return self.budget.left(kept, min(FINALISTS, (self.budget.configurations or 0) // 4))
 
     def _seeds(self) -> list[Config]:
-        """What is often right, what is next to the baselines, and what was right for this data before."""
-        ndim = len(self._meter.sample.frame_shape)
-        whole = (1, *(-1,) * ndim)
-        good = [
-            Blosc2("zstd", clevel=1, filters=("shuffle", "bytedelta"), splitmode="always", blocksize=1 << 20),
-            Blosc2("zstd", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 20),
-            Blosc2("lz4", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 17),
-            Blosc2("zstd", clevel=1, filters=("shuffle",), splitmode="always", blocksize=1 << 18),
-        ]
-        itemsize = self._meter.sample.dtype.itemsize
-        run = max(len(run.frames) for run in self._meter.sample.runs)
-        several = max(1, min(run, (1 << 20) // max(1, math.prod(self._meter.sample.frame_shape) * itemsize)))
-        deep = (1 << several.bit_length() - 1, *whole[1:])
-        seeds = list(self._warm)
-        if self._guide is not None:
-            return [self._settled_in_space(config) for config in seeds]
-        # Small frames first several to a chunk: alone each pays for a frame's header.
-        for chunks in dict.fromkeys((deep, whole)):
-            seeds += [Config(chunks, replace(blosc2, typesize=itemsize)) for blosc2 in good]
-            seeds += [
-                replace(config, chunks=chunks, blosc2=replace(config.blosc2, typesize=itemsize))
-                for config in equivalents(ndim).values()
-            ]
-        return [self._settled_in_space(config) for config in seeds]
-
-    def _settled_in_space(self, config: Config) -> Config:
-        """The configuration with the space's steps, typesize or block size left open where the space has no such."""
-        config = replace(config, steps=self._space.steps()[0])
-        for blocksize in (config.blosc2.blocksize, 0):
-            for typesize in (config.blosc2.typesize, 0):
-                settled = replace(config, blosc2=replace(config.blosc2, blocksize=blocksize, typesize=typesize))
-                if self._space.locate(settled) is not None:
-                    return settled
-        return config
+        """What was right for this data before, and what is often right where no guide knows better."""
+        often = [] if self._guide else often_right(self._meter.sample)
+        return [settled_in(self._space, config) for config in (*self._warm, *often)]
 
     def _make_guide(self, surrogate: Surrogate) -> Guide | None:
-        """The surrogate's guess over the whole space, mended by what is known."""
-        distinct: dict[Config, Config] = {}
-        for config in self._guessed():
-            if config.blosc2.codec not in PLUGINS and (resolved := _resolved(config, self._meter.sample)):
-                distinct.setdefault(resolved, config)
-        configs = list(distinct.values())
+        """The surrogate's guess over the whole space, mended by what is known; None where it can guess nothing."""
+        sample = self._meter.sample
+        configs = guessed(self._space, sample, self._seed)
         if not configs:
             return None
         return Guide(
             surrogate,
             configs,
-            Data(self._meter.sample.frame_shape, self._meter.sample.dtype, self._traits),
+            Data(sample.frame_shape, sample.dtype, self._traits),
             self._meter.reference.usual / 1e6,
-            self._meter.sample.nbytes,
+            sample.nbytes,
             self._meter.access_factors(configs),
             self._seed,
             self._meter.target,
         )
-
-    def _guessed(self) -> Iterator[Config]:
-        """All of the space, or so much of it at random as a guess may take."""
-        if self._space.size <= _MOST_GUESSED:
-            yield from (config for _, config in self._space.grid())
-            return
-        rng = random.Random(self._seed)
-        for _ in range(_MOST_GUESSED):
-            with contextlib.suppress(InputError):
-                yield self._space.suggest(MutatingChooser({}, (), rng))
 
     def _ask(self, count: int, rounds: int) -> tuple[list[Config], float]:
         """What to measure next: the guide leads, and after a while leaves each fourth round to explorers.
@@ -400,41 +365,24 @@ class Search:
         baselines = self._judge.reference if self._meter is self._whole else self._measure_baselines(self._whole)
         judge = Judge(self.goal, baselines)
         finals: list[Evaluation] = []
-        candidates = self._candidates()
-        while candidates:
-            finals += self._measure_finalists(candidates[:FINALISTS])
+        left = candidates(self._judge, self.evaluations, self._prefer, 3 * FINALISTS)
+        while left:
+            finals += self._measure_finalists(left[:FINALISTS])
             if not self.budget.left():
                 break
             # The clock may have wronged what is better than the best final: all of that has its turn.
             best = [f.config for f in judge.rank(finals, self._prefer)[:1]]
-            worth = max((self._worth(e) for e in candidates if e.config in best), default=-math.inf)
-            candidates = [e for e in candidates[FINALISTS:] if self._worth(e) > worth]
+            worth = max((self._worth(e) for e in left if e.config in best), default=-math.inf)
+            left = [e for e in left[FINALISTS:] if self._worth(e) > worth]
         return self._settle(finals, judge, stopped)
-
-    def _candidates(self) -> list[Evaluation]:
-        """Candidates for the final: the best ranked, those that nearly met a limit, and those that `best` needs."""
-        measured = [e for e in self.evaluations if e.failure is None]
-        ranked = self._judge.rank(self.evaluations, self._prefer)[: 3 * FINALISTS]
-        missed = {id(e): max(self._judge.violations(e, self._bounds), default=0.0) for e in measured}
-        nearly = sorted((e for e in measured if 0 < missed[id(e)] <= _NEARLY), key=lambda e: missed[id(e)])
-        if ranked:
-            nearly = [e for e in nearly if self._worth(e) > self._worth(ranked[0])][: 3 * FINALISTS]
-        nearly.sort(key=self._worth, reverse=True)
-        named = {c.metric for c in self.goal.require if c.name == "best"}
-        candidates = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
-        for evaluation, another in itertools.zip_longest(ranked, nearly):
-            candidates += [e for e in (evaluation, another) if e is not None]
-        if not candidates and (nearest := self._judge.nearest(self.evaluations)):
-            candidates = [nearest[0]]
-        return list({id(e): e for e in candidates}.values())
 
     def _worth(self, evaluation: Evaluation) -> float:
         return self._judge.worth(evaluation, self._prefer)
 
-    def _measure_finalists(self, candidates: Sequence[Evaluation]) -> list[Evaluation]:
+    def _measure_finalists(self, chosen: Sequence[Evaluation]) -> list[Evaluation]:
         """Measure on the whole sample, as many as the time allows, and time them in turn."""
         finals: list[Evaluation] = []
-        for candidate in candidates:
+        for candidate in chosen:
             assert candidate.config is not None
             # However late it is, one is measured; configurations are kept for that.
             late = not self.budget.left(self._seconds_of_final(candidate))
@@ -446,30 +394,9 @@ class Search:
                 finals.append(final)
             else:
                 self._sign(self._whole, final)
-        clocks: list[list[tuple[Timing, Timing]]] = [[] for _ in finals]
-        written: list[list[Timing]] = [[] for _ in finals]
-        for turn in range(ROUNDS):
-            for index, final in enumerate(finals):
-                if final.failure is None and (turn == 0 or not self._whole.is_slow(final)):
-                    try:
-                        clocks[index].append(self._whole.clock(final, FINAL_WINDOWS // ROUNDS))
-                        if self._whole.target and final.config:
-                            written[index].append(self._whole.write(final.config))
-                    except CodecError as error:  # a plug-in that did it before
-                        finals[index] = Evaluation(final.config, failure=str(error))
-        measured = []
-        for final, timings, writes in zip(finals, clocks, written, strict=True):
-            assert final.config is not None
-            if final.failure is not None:
-                self._sign(self._whole, final)
-                continue
-            encode = functools.reduce(operator.add, (pair[0] for pair in timings))
-            decode = functools.reduce(operator.add, (pair[1] for pair in timings))
-            timed = self._whole.with_timings(final, self._whole.resolve(final.config).chunks, encode, decode)
-            if writes:
-                timed = self._whole.written(timed, functools.reduce(operator.add, writes))
-            measured.append(self._sign(self._whole, replace(timed, origin={**timed.origin, "finalist": True})))
-        return measured
+        timed = timed_in_turn(self._whole, finals, ROUNDS, FINAL_WINDOWS // ROUNDS)
+        signed = [self._sign(self._whole, evaluation) for evaluation in timed]
+        return [evaluation for evaluation in signed if evaluation.failure is None]
 
     def _seconds_of_final(self, candidate: Evaluation) -> float:
         """About what measuring a finalist takes: all of the sample once, and the clock."""
@@ -477,15 +404,15 @@ class Search:
         once = sum(self._whole.sample.nbytes / 1e6 / speed for speed in speeds)
         return once + (0.5 * once if self._whole.is_slow(candidate) else 0.2)
 
-    def _settle(self, candidates: Sequence[Evaluation], judge: Judge, stopped: str) -> Result:
-        ranked = judge.rank(candidates, self._prefer)
+    def _settle(self, finals: Sequence[Evaluation], judge: Judge, stopped: str) -> Result:
+        ranked = judge.rank(finals, self._prefer)
         if not ranked:
-            raise UnsatisfiableError(self._miss(candidates or self.evaluations, judge))
+            raise UnsatisfiableError(self._miss(finals or self.evaluations, judge))
         best = ranked[0]
         assert best.config is not None
         return Result(
             best=best,
-            front=tuple(judge.front(candidates)),
+            front=tuple(judge.front(finals)),
             baselines=judge.reference,
             fallback=self._fallback(best),
             goal=self.goal,
@@ -495,8 +422,8 @@ class Search:
             stopped=stopped,
         )
 
-    def _miss(self, candidates: Sequence[Evaluation], judge: Judge) -> str:
-        nearest = judge.nearest(candidates) or judge.nearest(self.evaluations)
+    def _miss(self, finals: Sequence[Evaluation], judge: Judge) -> str:
+        nearest = judge.nearest(finals) or judge.nearest(self.evaluations)
         if nearest is None:
             failures = [e.failure for e in self.evaluations if e.failure]
             return f"no configuration could be measured: {failures[0] if failures else 'the space is empty'}"
@@ -506,20 +433,7 @@ class Search:
         return f"nothing meets the requirements; nearest is {one_line(evaluation.config, itemsize)}: {missed}"
 
     def _fallback(self, best: Evaluation) -> Evaluation:
-        """The fastest lossless configuration for the same chunks that is faster than the best; else storing."""
-        assert best.config is not None
-        fast = [
-            Blosc2("lz4", clevel=1, filters=("bitshuffle",), splitmode="never"),
-            Blosc2("lz4", clevel=1, filters=("shuffle",), splitmode="always"),
-            Blosc2("lz4", clevel=0, filters=(), splitmode="never"),
-        ]
-        typesize = self._meter.sample.dtype.itemsize
-        configs = [best.config, *(Config(best.config.chunks, replace(b, typesize=typesize)) for b in fast)]
-        # All at one time, as the machine may have been faster or slower when the best was timed.
-        now, *measured, stored = [self._meter.timed(self._meter.exact(config), 3) for config in configs]
-        slowest = (best if now.failure else now).low("encode_mb_s")
-        faster = [e for e in measured if e.low("encode_mb_s") > slowest]
-        return max(faster, key=lambda e: e.metrics["encode_mb_s"], default=stored)
+        return fallback(self._meter, best)
 
     def _progress(self, phase: str) -> None:
         itemsize = self._meter.sample.dtype.itemsize
@@ -535,11 +449,3 @@ def small_part(sample: Sample) -> Sample:
     # A power of two of frames from each, so that chunks of several frames cut the same pixels.
     frames = 1 << (max(1, wanted // len(runs)).bit_length() - 1)
     return Sample(tuple(replace(run, frames=run.frames[:frames]) for run in runs))
-
-
-def _resolved(config: Config, sample: Sample) -> Config | None:
-    """The configuration for a sample's frames; None where they do not take it."""
-    try:
-        return config.resolve(sample.frame_shape, sample.dtype)
-    except InputError:
-        return None
