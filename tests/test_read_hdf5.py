@@ -470,6 +470,29 @@ def test_conventional_marks_unless_they_are_the_saturation(tmp_path: Path) -> No
     assert (open_hdf5(tmp_path / "a.h5").invalid, open_hdf5(tmp_path / "a.h5").saturation) == ((), 65535)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "attributes", "marks"),
+    [
+        ("int16", {"_FillValue": np.int16(-999)}, (-999,)),
+        ("uint16", {"_FillValue": np.uint16(65535), "missing_value": np.array([0, 7], "uint16")}, (65535, 0, 7)),
+        ("int32", {"_FillValue": np.int64(2**40), "missing_value": b"none"}, (-1, -2)),
+        ("float32", {"_FillValue": np.float32(1e20)}, (int(np.float32(1e20)),)),
+        ("float32", {"_FillValue": np.float32("nan"), "missing_value": 0.5}, ()),
+        ("uint8", {"_FillValue": np.inf}, (255,)),
+    ],
+)
+def test_what_a_dataset_calls_missing_does_not_count(
+    dtype: str, attributes: dict[str, Any], marks: tuple[int, ...], tmp_path: Path
+) -> None:
+    frames = np.full((2, 3, 4), 5, dtype)
+    frames[:, 0, : len(marks)] = marks
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("frames", data=frames).attrs.update(attributes)
+    stack = open_hdf5(tmp_path / "a.h5")
+    assert stack.invalid == marks
+    np.testing.assert_array_equal(stack.valid(frames), frames == 5)
+
+
 # Bad input: one line that names the file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -62,6 +63,19 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
         photon_counting=_photon_counting(groups),
         kinds=kinds if kinds is not None and kinds.any() else None,
     )
+
+
+def declared_marks(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Values that a dataset's own attributes call missing, where they are whole numbers that its dtype can hold.
+
+    https://cfconventions.org/cf-conventions/cf-conventions.html#missing-data
+    """
+    if dtype.kind == "b":
+        return ()
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    declared = [np.ravel(dataset.attrs.get(name, ())) for name in ("_FillValue", "missing_value")]
+    values = [value for array in declared if array.dtype.kind in "iuf" for value in array.tolist()]
+    return tuple(int(value) for value in values if limits.min <= value <= limits.max and value == int(value))
 
 
 def detector_groups(file: h5py.File, path: str) -> list[h5py.Group]:

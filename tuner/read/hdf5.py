@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import InputError
 from tuner.read.axes import check_array, check_axes, frame_ndim
-from tuner.read.detector import detector
+from tuner.read.detector import declared_marks, detector
 from tuner.read.links import open_link
 from tuner.read.nexus import axis_names, beside, find_frames
 from tuner.read.storage import cache_nbytes, frame_bytes, open_file, open_handle, refusing_damage, storage
@@ -194,8 +194,7 @@ def _stack(file: h5py.File, path: str, names: tuple[str, ...], axes: Sequence[st
         source=source,
         axes=found,
         mask=about.mask,
-        # Where the mark is the declared saturation, a pixel that has it is saturated and no gap.
-        invalid=tuple(value for value in convention(dtype) if value != about.saturation),
+        invalid=_marks(nodes[0], dtype, about.saturation),
         saturation=about.saturation,
         underload=about.underload,
         kinds=about.kinds,
@@ -203,6 +202,13 @@ def _stack(file: h5py.File, path: str, names: tuple[str, ...], axes: Sequence[st
         storage=total,
         dataset=names[0],
     )
+
+
+def _marks(node: h5py.Dataset, dtype: np.dtype[Any], saturation: float | None) -> tuple[int, ...]:
+    """The values that mark invalid pixels, by convention and as the dataset says, each once."""
+    # Where the mark is the declared saturation, a pixel that has it is saturated and no gap.
+    usual = [value for value in convention(dtype) if value != saturation]
+    return tuple(dict.fromkeys([*usual, *declared_marks(node, dtype)]))
 
 
 def _references(file: h5py.File, stack: Stack, name: str, flats: bool) -> Stack | None:
