@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import Pixels, check_steps, prepare, step_from_dict, step_to_dict
 from tuner.steps.regions import Regions, Roi
+from tuner.steps.uniform import Uniform
 
 COUNTS = Noise(1.0, 0.0, 0.0, "given", 1.0)
 STEPS = (
@@ -21,8 +24,12 @@ STEPS = (
     Regions(3.0, 1, width=60),
     Regions(5.0, 3, sigma=1.0),
     Regions(0.5, 1, sigma=1.9),
+    Regions(4.0, 1, width=1, bin=2),
+    Regions(1.0, 0, width=3, bin=3),
+    Regions(0.5, 2, width=20, bin=8),
     Roi(0, 0, 1, 1, width=7),
     Roi(0, 0, 1, 1, sigma=0.9),
+    Roi(0, 0, 1, 1, width=2, bin=4),
 )
 MARKS = (Marks(), Marks(invalid=(255, 65535)), Marks(saturation=100), Marks(invalid=(-1,), underload=0))
 
@@ -67,7 +74,7 @@ def test_the_law_of_roundings(step: Regions | Roi, dtype: str, data: st.DataObje
 @pytest.mark.parametrize("background", [0.05, 3.0, 200.0])
 @pytest.mark.parametrize("change", [{"width": 2}, {"width": 16}, {"width": 200}, {"sigma": 0.5}, {"sigma": 1.9}])
 def test_what_stands_out_by_the_noise_given_stays_and_the_rest_is_rounded(
-    background: float, change: dict[str, float]
+    background: float, change: dict[str, Any]
 ) -> None:
     """Found here by the mean that no step knows."""
     frames = diffraction(0, background=background).astype("uint16")
@@ -83,6 +90,81 @@ def test_what_stands_out_by_the_noise_given_stays_and_the_rest_is_rounded(
         assert np.array_equal(rounded[near], frames[near])
     if "width" in change:
         assert (rounded % change["width"] == 0).mean() > 0.6
+
+
+@pytest.mark.parametrize("noise", [COUNTS, None], ids=["noise", "no noise"])
+@pytest.mark.parametrize("light", [2.0, 90.0])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+def test_what_is_found_is_what_the_quartiles_of_every_square_tell(
+    noise: Noise | None, light: float, dtype: str
+) -> None:
+    """Squares that are left out, as nothing in them can be a peak, have none: here all are looked at."""
+    frame = np.minimum(diffraction(4, (1, 128, 160), light)[0], 250).astype(dtype)
+    valid = np.random.default_rng(0).random(frame.shape) > 0.01
+    step, rounded = Regions(5.0, 0, width=4), (np.rint(frame / 4.0) * 4).astype(dtype)
+    peaks = np.zeros(frame.shape, bool)
+    for row in range(0, 128, 32):
+        for column in range(0, 160, 32):
+            at = (slice(row, row + 32), slice(column, column + 32))
+            seen = np.sort(rounded[at][valid[at]].astype(float))
+            low, median, high = (seen[(len(seen) - 1) * part // 4] for part in (1, 2, 3))
+            moved = float(step.bound(np.array([median], dtype), noise)[0])
+            spread = (high - low + moved) / 1.349
+            if noise is not None:
+                spread = max((high - low - 2 * moved) / 1.349, np.sqrt(noise.variance(np.array(median + moved))))
+            peaks[at] = valid[at] & (frame[at] > median + moved + 5 * spread)
+    assert peaks.any()
+    assert np.array_equal(step.kept(frame, valid, rounded, valid, noise), peaks)
+
+
+def tiles(frames: np.ndarray, edge: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Tiles of whole numbers, 0 beyond the end; shape (frames, tiles, tiles, pixels)."""
+    whole = np.pad(frames.astype(int), [(0, 0), (0, -frames.shape[1] % edge), (0, -frames.shape[2] % edge)])
+    cut = whole.reshape(len(frames), whole.shape[1] // edge, edge, whole.shape[2] // edge, edge)
+    return cut.swapaxes(2, 3).reshape(*cut.shape[:2], cut.shape[3], edge * edge)
+
+
+@pytest.mark.parametrize("background", [0.05, 3.0, 200.0])
+@pytest.mark.parametrize(("width", "edge"), [(1, 2), (1, 4), (1, 8), (6, 3)])
+def test_of_what_is_binned_the_sums_of_tiles_are_left_and_no_more(background: float, width: int, edge: int) -> None:
+    """As few counts as they are; pixels of a tile differ by one level; those that do not count are as they were."""
+    frames = diffraction(0, background=background).astype("uint16")
+    mask = np.random.default_rng(1).random(frames.shape[1:]) < 0.02
+    frames[:, mask] = 65535
+    pixels = Pixels(Marks((65535,)), mask, COUNTS)
+    binned = prepare([Roi(40, 50, 30, 40, width=width, bin=edge)], frames, pixels)
+    rounded = prepare([Uniform(width)], frames, pixels)
+    kept = np.zeros(mask.shape, bool)
+    kept[40:70, 50:90] = True
+    assert np.array_equal(binned[:, kept | mask], frames[:, kept | mask])
+    left = ~(kept | mask)
+    before, after = (tiles(np.where(left, one, 0), edge) for one in (rounded, binned))
+    assert np.array_equal(before.sum(-1), after.sum(-1))
+    among = tiles(left[None], edge).astype(bool)
+    span = np.where(among, after, -1).max(-1) - np.where(among, after, 1 << 20).min(-1)
+    assert span.max() == width
+    # Who reads tiles learns the same from peaks' surroundings.
+    near_peaks = prepare([Regions(6.0, 2, width=1, bin=edge)], frames, pixels)
+    counts = [tiles(np.where(mask, 0, one), edge).sum(-1) for one in (frames, near_peaks)]
+    assert np.array_equal(*counts)
+    assert (near_peaks != frames).mean() > 0.02
+
+
+@pytest.mark.parametrize("background", [0.05, 3.0, 200.0])
+@pytest.mark.parametrize("edge", [2, 4, 8])
+def test_peaks_are_found_among_tiles_as_among_pixels(background: float, edge: int) -> None:
+    frames = diffraction(0, background=background).astype("uint16")
+    brightest = 1.3 * background + 2
+    peaks = frames > brightest + 9 * np.sqrt(2 * brightest)
+    binned = prepare([Regions(6.0, 2, width=1, bin=edge)], frames, Pixels(noise=COUNTS))
+    assert (binned == frames)[peaks].mean() > 0.99
+
+
+def test_a_tile_whose_level_would_mark_a_pixel_is_only_rounded() -> None:
+    frame = np.array([[[6, 8, 6, 8, 3, 5, 4, 4]]], "uint16")
+    assert prepare([Roi(0, 7, 1, 1, width=1, bin=4)], frame, Pixels(Marks((7,)))).tolist() == [
+        [[6, 8, 6, 8, 4, 4, 4, 4]]
+    ]
 
 
 def test_neither_masked_pixels_nor_marks_are_peaks_or_background() -> None:
@@ -143,6 +225,8 @@ def test_documents_come_back(step: Regions | Roi) -> None:
     [
         ({"sigmas": 6, "radius": 2}, "steps[0].either width or sigma must be above 0, got 0 and 0"),
         ({"sigmas": 6, "radius": 2, "width": 2, "sigma": 1}, "steps[0].either width or sigma must be above 0, got 2"),
+        ({"sigmas": 6, "radius": 2, "sigma": 1, "bin": 2}, "steps[0].bin must be 1 where width is not given, got 2"),
+        ({"sigmas": 6, "radius": 2, "width": 2, "bin": 9}, "steps[0].bin must be in 1..8, got 9"),
         ({"sigmas": 0, "radius": 2, "width": 2}, "steps[0].sigmas must be a number above 0, got 0"),
         ({"sigmas": 6, "radius": 65, "width": 2}, "steps[0].radius must be in 0..64, got 65"),
     ],
