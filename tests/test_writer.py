@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import Memory, stack_of
 from numpy.typing import NDArray
 
 from tuner.apply.foreign import verify_written
@@ -33,28 +34,6 @@ DTYPES = ("bool", "uint8", "uint16", "int32", "uint64", "float16", "float32", "f
 def profile(dtype: str = "uint16", chunks: tuple[int, ...] = (1, -1, -1), **blosc2: Any) -> Profile:
     config = Config(chunks, Blosc2(**blosc2))
     return Profile("test", Match(np.dtype(dtype).newbyteorder("=").name), config, config)
-
-
-class Memory:
-    """Frames that are in memory already."""
-
-    def __init__(self, frames: NDArray[Any]) -> None:
-        self.frames = frames
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        return self.frames[start:stop]
-
-    def stored_bytes(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def stack(frames: NDArray[Any], frame_ndim: int = 2) -> Stack:
-    frames = frames.astype(frames.dtype.newbyteorder("="))
-    source = Memory(frames.reshape(-1, *frames.shape[frames.ndim - frame_ndim :]))
-    return Stack("memory", frames.shape, frame_ndim, frames.dtype, source)
 
 
 def noise(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
@@ -99,7 +78,7 @@ def test_what_is_appended_is_what_a_foreign_reader_gets(tmp_path_factory: pytest
             if data.draw(st.booleans()):
                 safe = writer.flush()
                 assert safe == done // chunks[0] * chunks[0]
-    original = stack(frames, len(frame_shape))
+    original = stack_of(frames, len(frame_shape))
     assert verify_written(original, path)["frames"] == len(frames)
 
 
@@ -108,7 +87,7 @@ def test_the_order_of_many_small_frames_is_kept(tmp_path: Path) -> None:
     with open_writer(tmp_path / "a.h5", profile(chunks=(1, 2, -1)), frame_shape=(4, 3), dtype="uint16") as writer:
         for frame in frames:
             writer.append(frame)
-    verify_written(stack(frames), tmp_path / "a.h5")
+    verify_written(stack_of(frames), tmp_path / "a.h5")
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
@@ -222,7 +201,20 @@ def test_a_wrong_frame_is_refused_and_the_scan_goes_on(tmp_path: Path, frames: N
         with pytest.raises(InputError, match=message):
             writer.append(frames)
         writer.append(right[1])
-    verify_written(stack(right), tmp_path / "a.h5")
+    verify_written(stack_of(right), tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("chunks", [(2, -1, -1), (2, 4, -1)])
+def test_a_frame_number_that_no_file_can_hold_costs_no_other_frame(tmp_path: Path, chunks: tuple[int, ...]) -> None:
+    frames = noise((3, 8, 9), "uint16")
+    with open_writer(tmp_path / "a.h5", profile(chunks=chunks), frame_shape=(8, 9), dtype="uint16") as writer:
+        writer.append(frames[:2])
+        for index in (2**33, 2**64 - 1):  # a counter that ran backwards
+            with pytest.raises(InputError, match=f"frames {index} to {index} must be below "):
+                writer.append(frames[2], index=index)
+        writer.append(frames[2])
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["/entry/data/data"], frames)
 
 
 def test_an_exception_of_the_caller_leaves_the_frames_so_far(tmp_path: Path) -> None:
@@ -231,7 +223,7 @@ def test_an_exception_of_the_caller_leaves_the_frames_so_far(tmp_path: Path) -> 
     with contextlib.suppress(KeyError), writer:
         writer.append(frames)
         raise KeyError
-    verify_written(stack(frames), tmp_path / "a.h5")
+    verify_written(stack_of(frames), tmp_path / "a.h5")
     writer.close()  # closed already: nothing happens
     with pytest.raises(InputError, match="the writer is closed"):
         writer.append(frames)
@@ -331,26 +323,26 @@ def test_the_foreign_reader_names_the_first_frame_that_differs(tmp_path: Path, d
         writer.append(frames)
     other = frames.copy()
     other.view("uint32")[6, 3, 4] ^= 1
-    assert verify_written(stack(frames), tmp_path / "a.h5", dataset)["dataset"] == "/entry/data/data"
+    assert verify_written(stack_of(frames), tmp_path / "a.h5", dataset)["dataset"] == "/entry/data/data"
     with pytest.raises(VerificationError, match=r"a\.h5: /entry/data/data: frame 6 differs from that of memory"):
-        verify_written(stack(other), tmp_path / "a.h5", dataset)
+        verify_written(stack_of(other), tmp_path / "a.h5", dataset)
     with pytest.raises(VerificationError, match=r"must have shape \(8, 4, 5\) as memory, got \(9, 4, 5\)"):
-        verify_written(stack(frames[:8]), tmp_path / "a.h5", dataset)
+        verify_written(stack_of(frames[:8]), tmp_path / "a.h5", dataset)
     with pytest.raises(VerificationError, match="must have dtype int32 as memory, got float32"):
-        verify_written(stack(frames.view("int32")), tmp_path / "a.h5", dataset)
+        verify_written(stack_of(frames.view("int32")), tmp_path / "a.h5", dataset)
     with pytest.raises(InputError, match=r"a\.h5: no dataset none in it"):
-        verify_written(stack(frames), tmp_path / "a.h5", "none")
+        verify_written(stack_of(frames), tmp_path / "a.h5", "none")
     with pytest.raises(InputError, match=r"b\.h5: no such file"):
-        verify_written(stack(frames), tmp_path / "b.h5", dataset)
+        verify_written(stack_of(frames), tmp_path / "b.h5", dataset)
 
 
 def test_a_payload_of_nan_counts(tmp_path: Path) -> None:
     frames = np.array([0x7FC00000, 0x7FC00001], "uint32").view("float32").reshape(2, 1, 1)
     with open_writer(tmp_path / "a.h5", profile("float32"), frame_shape=(1, 1), dtype="float32") as writer:
         writer.append(frames)
-    verify_written(stack(frames), tmp_path / "a.h5")
+    verify_written(stack_of(frames), tmp_path / "a.h5")
     with pytest.raises(VerificationError, match="frame 0 differs"):
-        verify_written(stack(frames[::-1].copy()), tmp_path / "a.h5")
+        verify_written(stack_of(frames[::-1].copy()), tmp_path / "a.h5")
 
 
 def test_a_reader_that_dies_or_finds_damage_is_a_failed_verification(tmp_path: Path) -> None:
@@ -364,7 +356,7 @@ def test_a_reader_that_dies_or_finds_damage_is_a_failed_verification(tmp_path: P
         opened.seek(place)
         opened.write(b"damage")
     with pytest.raises(VerificationError, match="frame 5 cannot be read"):
-        verify_written(stack(frames), path)
+        verify_written(stack_of(frames), path)
 
     class Killing(Memory):
         """Kills the reader while it works, as a bug in a filter would."""
@@ -398,4 +390,4 @@ def test_frames_that_a_plugin_refuses_are_stored_all_the_same(tmp_path: Path) ->
     mixed = Profile("test", Match("uint16"), config, Config(blosc2=Blosc2("zstd")))
     with open_writer(tmp_path / "a.h5", mixed, frame_shape=(64, 64), dtype="uint16") as writer:
         writer.append(frames)
-    verify_written(stack(frames), tmp_path / "a.h5")
+    verify_written(stack_of(frames), tmp_path / "a.h5")

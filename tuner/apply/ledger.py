@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from tuner.apply.output import Output
 from tuner.apply.runs import Runs
 from tuner.errors import InputError
 from tuner.steps.reductions import Form
+
+#: HDF5 numbers the chunks of a dataset in 32 bits; one that it cannot number would take what is open down with it.
+_MOST_CHUNKS = 2**32
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +78,8 @@ class Ledger:
         self._dtype = dtype if given is None else given.dtype
         self._fill = fill if given is None else given.filler
         self._depth = depth
+        tiles = math.prod(-(-n // c) for n, c in zip(frame_shape, chunk_shape[1:], strict=True))
+        self._most = _MOST_CHUNKS // tiles * chunk_shape[0]
         self._last_tile = tuple((n - 1) // c * c for n, c in zip(frame_shape, chunk_shape[1:], strict=True))
         self._chunk_nbytes = int(np.prod(chunk_shape)) * dtype.itemsize
         self._waiting: dict[int, Slab] = {}
@@ -93,7 +99,9 @@ class Ledger:
         return min((slab.first for slab in waiting), default=self.end)
 
     def check(self, start: int, count: int) -> None:
-        """Raise InputError where frames cannot come here: given already, or too late."""
+        """Raise InputError where frames cannot come here: given already, too late, or beyond what a file can number."""
+        if start + count > self._most:
+            raise InputError(f"frames {start} to {start + count - 1} must be below {self._most}, as HDF5 counts chunks")
         if start >= self.end:
             return
         stop = min(start + count, self.end)
