@@ -483,6 +483,20 @@ def test_rounding_to_one_sigma_meets_both_goals(mean: int, shape: tuple[int, ...
     assert noise_equivalent(found)
 
 
+def test_few_bright_pixels_that_are_rounded_do_not_look_like_a_correlation() -> None:
+    # Of so few the correlation of a frame scatters by 0.02: more than a limit of 0.05 takes, without any being there.
+    frames = np.random.default_rng(1).poisson(0.5, (200, 100, 100)).astype(np.uint16)
+    spot = frames[:, 40:80, 40:80]
+    spot[:] = np.random.default_rng(2).poisson(300, spot.shape)
+    decoded = frames.copy()
+    decoded[:, 40:80, 40:80] = np.rint(spot / 16) * 16
+    found = compare(frames, decoded, everywhere(frames), Counter(), ["residual_signal_correlation"])
+    assert worst(found)["residual_signal_correlation"] < 0.02
+    decoded[:, 40:80, 40:80] += np.uint16(2) * (spot > 300)
+    found = compare(frames, decoded, everywhere(frames), Counter(), ["residual_signal_correlation"])
+    assert found["residual_signal_correlation"].min() > 0.05
+
+
 def test_rounding_proportional_to_sigma_meets_both_goals_where_counts_are_high() -> None:
     light = 1000 * np.linspace(0.5, 1.5, 256)
     original = np.random.default_rng(0).poisson(light, (16, 256, 256)).astype(np.int32)

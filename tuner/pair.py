@@ -215,13 +215,13 @@ class Pair:
 
     def signal_correlation(self, mean: _Floats, mean_error: _Floats) -> _Floats:
         """Correlation of error and original, each pixel's in its sigma, without its sign."""
-        moments = np.zeros((6, len(self.changed)))
+        moments = np.zeros((7, len(self.changed)))
         for block in self.blocks():
             error = _centred(self.in_sigma(block.error, block.original), mean_error[block.frames], block.counted)
             signal = self.in_sigma(_centred(block.original, mean[block.frames], block.counted), block.original)
             product = error * signal
             terms = (_sums(block.counted), _sums(signal), _sums(signal, signal), _sums(error, error))
-            moments[:, block.frames] += (*terms, _sums(product), _sums(product, product))
+            moments[:, block.frames] += (*terms, _sums(product), _sums(product, error), _sums(product, product))
         return self.believed(moments, _signal_correlation, _CORRELATION_ERROR)
 
     def autocorrelation(self, mean_error: _Floats) -> _Floats:
@@ -403,9 +403,12 @@ def _mean_error(moments: _Floats) -> tuple[_Floats, _Floats]:
 
 def _signal_correlation(moments: _Floats) -> tuple[_Floats, _Floats]:
     """Correlation of an error of mean 0 with a signal, and its standard error, which knows rare and large products."""
-    number, total, squares, power, products, squared_products = moments
-    scale = np.sqrt(power * (squares - total * total / number))
-    return np.where(scale > 0, products / scale, 0), np.where(scale > 0, np.sqrt(squared_products) / scale, 0)
+    number, total, squares, power, products, weighted, squared_products = moments
+    # Divided by sigma, a signal has a mean again: that of dark pixels weighs more.
+    mean = total / number
+    scale = np.sqrt(power * (squares - total * mean))
+    spread = np.sqrt(np.maximum(squared_products - 2 * mean * weighted + mean * mean * power, 0))
+    return np.where(scale > 0, products / scale, 0), np.where(scale > 0, spread / scale, 0)
 
 
 def _autocorrelation(moments: _Floats) -> tuple[_Floats, _Floats]:
