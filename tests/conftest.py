@@ -70,3 +70,10 @@ def home(trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(trained_home, tmp_path / "home", copy_function=os.link)
     monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of a user who never searched: no log, and no surrogate that is fitted."""
+    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"

@@ -17,15 +17,12 @@ from tuner.cli import main
 from tuner.config import PLUGINS, Blosc2, Config
 from tuner.profile import Match, Profile
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 #: The program as users run it.
 TUNER = Path(sys.executable).with_name("tuner")
 
 FRAMES = np.random.default_rng(0).poisson(8, (8, 64, 64)).astype("uint16")
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -326,6 +323,7 @@ def test_usage(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
         ["demo"],
         ["demo", "-o", tmp_path / "new.nxs", "--technique", "xrd"],
         ["demo", "-o", tmp_path / "new.nxs", "--frames", "0"],
+        ["demo", "-o", tmp_path / "new.nxs", "--shape", "8", "512"],
         ["demo", "-o", tmp_path / "new.nxs", "--seed", "-1"],
         ["verify", tmp_path / "missing.yaml", scan],
         ["verify", profile, tmp_path / "missing.h5", "--against", scan],

@@ -9,6 +9,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from in_memory import sample_of
 from numpy.typing import NDArray
 
 from tuner.config import Config
@@ -18,11 +19,6 @@ from tuner.goal import BASELINES
 from tuner.measure import baseline
 from tuner.measure.baseline import FILTERS, TEXTS, equivalents, measure_baselines
 from tuner.measure.meter import Meter
-from tuner.read.sampling import Run, Sample
-
-
-def sample_of(*runs: NDArray[Any]) -> Sample:
-    return Sample(tuple(Run(0, index * 1000, frames) for index, frames in enumerate(runs)))
 
 
 def counts(*shape: int) -> NDArray[np.uint16]:

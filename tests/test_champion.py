@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pickle
-import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import synthetic_log as world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,18 +23,14 @@ from tuner.search.sift import sift
 from tuner.search.surrogate import Data, Surrogate, dataset_of, is_usable
 from tuner.search.verdict import SHIPPED, Verdict, champion_log, folder, verdicts, write_verdict
 
-WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_log.py"))))
-DATA = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(WORLD.evaluations("new", 0.8, 1.0)).traits)
+pytestmark = pytest.mark.usefixtures("empty_home")
 
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
+DATA = Data(world.SHAPE, np.dtype(world.DTYPE), next(world.evaluations("new", 0.8, 1.0)).traits)
 
 
 @pytest.fixture(scope="module")
 def log() -> list[Evaluation]:
-    return WORLD.log(8)
+    return world.log(8)
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def promoted(log: list[Evaluation]) -> str:
 
 def guessed(surrogate: Surrogate | None) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     assert surrogate is not None
-    return np.stack(surrogate.predict(WORLD.configs(), DATA))
+    return np.stack(surrogate.predict(world.configs(), DATA))
 
 
 def model_of(_: str) -> Path:
@@ -204,7 +199,7 @@ def test_torn_verdicts_are_passed_over(promoted: str) -> None:
 
 
 def test_nothing_to_learn_from_is_said_by_fitting_only() -> None:
-    name = keep_log(WORLD.log(2))
+    name = keep_log(world.log(2))
     with pytest.raises(InputError, match="must hold 200 evaluations of 5 data sets"):
         fitted(name)
 
@@ -228,7 +223,7 @@ def test_training_log_reads_files_and_folders(tmp_path: Path, log: list[Evaluati
 
 
 def test_sifting_twice_is_sifting_once_and_its_memory_is_bounded() -> None:
-    many = (e for index in range(40) for e in WORLD.evaluations("one", 0.8, 1.0, seed=index))
+    many = (e for index in range(40) for e in world.evaluations("one", 0.8, 1.0, seed=index))
     sifted = sift(many)
     assert len(sifted.evaluations) == 150 + 2
     assert sift(sifted.evaluations).evaluations == sifted.evaluations

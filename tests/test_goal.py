@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from refusal import refusal
 
 from tuner.document import dump_yaml, parse_yaml
 from tuner.errors import InputError
@@ -80,10 +81,7 @@ judges = st.builds(
 
 def refused(document: Any) -> str:
     """The one line that refuses a goal's document."""
-    with pytest.raises(InputError) as caught:
-        Goal.from_dict(document, "my.yaml:")
-    assert len(str(caught.value).splitlines()) == 1
-    return str(caught.value)
+    return refusal(lambda: Goal.from_dict(document, "my.yaml:"), "my.yaml: ")
 
 
 def columns(judge: Judge, evaluation: Evaluation) -> list[float]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import runpy
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import synthetic_log as world
 
 from tuner.config import Blosc2, Config
 from tuner.evaluation import Evaluation
@@ -18,26 +16,25 @@ from tuner.search import guide as definition
 from tuner.search.guide import Guide
 from tuner.search.surrogate import FEATURE_WEIGHTS, TARGETS, Data, Surrogate, config_features
 
-WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_log.py"))))
 SMALL = Goal(("ratio",), (Constraint.parse("encode_mb_s >= 500"),))
 
 
 @pytest.fixture(scope="module")
 def surrogate() -> Surrogate:
-    return Surrogate.fit(WORLD.log(12))
+    return Surrogate.fit(world.log(12))
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[Config, Evaluation]:
     """What measuring all configurations of data that the surrogate never saw would give."""
-    return {e.config: e for e in WORLD.evaluations("new", 0.9, 1.2) if e.config is not None}
+    return {e.config: e for e in world.evaluations("new", 0.9, 1.2) if e.config is not None}
 
 
 def guide_of(surrogate: Surrogate, measured: dict[Config, Evaluation], seed: int = 0, every: int = 1) -> Guide:
-    data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(iter(measured.values())).traits)
+    data = Data(world.SHAPE, np.dtype(world.DTYPE), next(iter(measured.values())).traits)
     configs = list(measured)[::every]
     access = {"frame_read_mb_s": np.full(len(configs), math.log(0.5))}
-    return Guide(surrogate, configs, data, WORLD.REFERENCE_MB_S, 4 << 20, access, seed)
+    return Guide(surrogate, configs, data, world.REFERENCE_MB_S, 4 << 20, access, seed)
 
 
 def walk(
@@ -84,7 +81,7 @@ def test_the_shortlist_never_hides_what_is_left(
 
 def test_twins_by_their_features_are_picked_once(surrogate: Surrogate, measured: dict[Config, Evaluation]) -> None:
     chains = (("shuffle", "bytedelta"), ("bytedelta", "shuffle"))
-    one, other = (Config((1, *WORLD.SHAPE), Blosc2("zstd", clevel=1, filters=chain, typesize=2)) for chain in chains)
+    one, other = (Config((1, *world.SHAPE), Blosc2("zstd", clevel=1, filters=chain, typesize=2)) for chain in chains)
     guide = guide_of(surrogate, {config: next(iter(measured.values())) for config in (one, other)})
     picks, _ = guide.propose(Judge(SMALL, {}), [], 5)
     assert sorted(picks, key=repr) == sorted([one, other], key=repr)
@@ -98,7 +95,7 @@ def test_the_seed_decides(surrogate: Surrogate, measured: dict[Config, Evaluatio
 def test_picks_of_a_round_are_unlike_each_other(surrogate: Surrogate, measured: dict[Config, Evaluation]) -> None:
     guide = guide_of(surrogate, measured)
     picks, _ = guide.propose(Judge(SMALL, {}), [], 8)
-    data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(iter(measured.values())).traits)
+    data = Data(world.SHAPE, np.dtype(world.DTYPE), next(iter(measured.values())).traits)
 
     def nearest(configs: list[Config]) -> float:
         features = config_features(configs, data) * FEATURE_WEIGHTS
@@ -147,10 +144,10 @@ def test_before_measuring_it_expects_what_the_surrogate_guesses(
     surrogate: Surrogate, measured: dict[Config, Evaluation]
 ) -> None:
     guide = guide_of(surrogate, measured)
-    data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(iter(measured.values())).traits)
+    data = Data(world.SHAPE, np.dtype(world.DTYPE), next(iter(measured.values())).traits)
     mean, std = surrogate.predict(guide.configs, data)
     expected, spread = guide.expected(np.arange(len(guide.configs)))
-    np.testing.assert_allclose(expected, mean + np.log([1, WORLD.REFERENCE_MB_S, WORLD.REFERENCE_MB_S]))
+    np.testing.assert_allclose(expected, mean + np.log([1, world.REFERENCE_MB_S, world.REFERENCE_MB_S]))
     np.testing.assert_allclose(spread, std)
 
 
@@ -185,7 +182,7 @@ def test_a_measurement_moves_those_that_are_alike_most(
     after, narrow = guide.expected(every)
     surprise = math.log(better["ratio"]) - before[0, 0]
     moved = (after - before)[:, 0] / surprise / (wide[:, 0] / wide[0, 0])
-    data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), measured[first].traits)
+    data = Data(world.SHAPE, np.dtype(world.DTYPE), measured[first].traits)
     features = config_features(guide.configs, data) * FEATURE_WEIGHTS
     order = np.argsort(np.abs(features - features[0]).sum(axis=1))
     assert moved[0] > 0.9
@@ -198,7 +195,7 @@ def test_it_expects_what_the_formula_of_a_gaussian_process_says(
     surrogate: Surrogate, measured: dict[Config, Evaluation]
 ) -> None:
     guide = guide_of(surrogate, measured, every=30)
-    data = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(iter(measured.values())).traits)
+    data = Data(world.SHAPE, np.dtype(world.DTYPE), next(iter(measured.values())).traits)
     prior, std = guide.expected(np.arange(len(guide.configs)))
     seen = [1, 4, 6]
     for place in seen:

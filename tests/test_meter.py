@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import sample_of
 from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
@@ -32,10 +33,6 @@ CHECKSUM_NBYTES = 4
 
 #: Adversaries take the place of the encoders of configurations with this level.
 LEVEL = 7
-
-
-def sample_of(*runs: NDArray[Any]) -> Sample:
-    return Sample(tuple(Run(0, index * 1000, frames) for index, frames in enumerate(runs)))
 
 
 def counts(*shape: int, seed: int = 0) -> NDArray[np.uint16]:

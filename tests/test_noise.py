@@ -11,35 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_memory import stack_of
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
 from tuner.estimate import Doubt, doubts, estimate
 from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, gaussian_entropy
-from tuner.stack import Kind, Stack
+from tuner.stack import Kind
 
 #: Light on a frame: a slope, so that intensities from 0.1 to 1 occur.
 SLOPE = np.linspace(0.1, 1, 256)[:, None] * np.ones((256, 256))
-
-
-class Array:
-    """Frames in memory."""
-
-    def __init__(self, frames: NDArray[Any]) -> None:
-        self.frames = frames
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        return self.frames[start:stop]
-
-    def stored_bytes(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def stack_of(frames: NDArray[Any], **facts: Any) -> Stack:
-    return Stack("test", frames.shape, frames.ndim - 1, frames.dtype, Array(frames), **facts)
 
 
 def expose(

@@ -7,14 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from in_memory import sample_of
 
 from tuner.measure.probe import PROBES, probe_traits
 from tuner.measure.timing import Reference
-from tuner.read.sampling import Run, Sample
-
-
-def sample_of(*runs: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Sample:
-    return Sample(tuple(Run(0, index * 1000, frames) for index, frames in enumerate(runs)))
+from tuner.read.sampling import Sample
 
 
 def smooth() -> Sample:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_memory import stack_of
 from numpy.typing import NDArray
 
 from tuner import load_profile
@@ -146,26 +147,6 @@ class NoWeakPeaks(Cheat):
 
 
 CHEATS = [Zeros(), Constant(), Random(), Floor(), Brighter(), NoBackground(), NoWeakPeaks()]
-
-
-class Frames:
-    """Frames in memory, as a source."""
-
-    def __init__(self, frames: NDArray[Any]) -> None:
-        self._frames = frames
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        return self._frames[start:stop]
-
-    def stored_bytes(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def stack_of(frames: NDArray[Any]) -> Stack:
-    return Stack("test", frames.shape, frames.ndim - 1, frames.dtype, Frames(frames))
 
 
 def option(step: Step) -> Option:

@@ -373,27 +373,22 @@ def test_steps_after_a_reduction_are_of_its_frames(tmp_path: Path) -> None:
     assert not (frames[valid] % 4).any()
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
-    return tmp_path
-
-
-def test_a_search_finds_a_profile_for_reduced_frames(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("empty_home")
+def test_a_search_finds_a_profile_for_reduced_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = np.random.default_rng(0).poisson(60, (40, 66, 80)).astype("uint16")
-    source = home / "scan.npy"
+    source = tmp_path / "scan.npy"
     np.save(source, frames)
-    (home / "space.yaml").write_text(
+    (tmp_path / "space.yaml").write_text(
         "reduce: [{step: sum, n: 4}, {step: bin, n: 2}]\n"
         "steps: {choose: [[], [{step: sigma, width: 0.9}]]}\n"
         "blosc2: {codec: zstd, clevel: 1, filters: [shuffle]}\n"
     )
     found = tuner.find_profile(
-        [source], space=home / "space.yaml", goal="sub-noise", noise="gain=1", budget="8", surrogate=False
+        [source], space=tmp_path / "space.yaml", goal="sub-noise", noise="gain=1", budget="8", surrogate=False
     )
     profile = found.profile
-    profile.save(home / "p.yaml")
-    assert load_profile(home / "p.yaml", strict=True) == profile
+    profile.save(tmp_path / "p.yaml")
+    assert load_profile(tmp_path / "p.yaml", strict=True) == profile
     assert profile.match.frame_shape == (66, 80)
     assert profile.form.dtype == np.uint32
     assert profile.form.frame_shape == (33, 40)
@@ -404,7 +399,7 @@ def test_a_search_finds_a_profile_for_reduced_frames(home: Path, capsys: pytest.
     assert (about["dtype"], about["frame_shape"], about["frames"]) == ("uint32", [33, 40], [40, 10])
     assert about["ratio"] == 8
     assert about["compared_with"] == "the same reduction of the original"
-    files = [str(home / name) for name in ("p.yaml", "scan.npy", "out.h5")]
+    files = [str(tmp_path / name) for name in ("p.yaml", "scan.npy", "out.h5")]
     assert main(["apply", *files]) == 0
     assert "reduced 8.00 times" in capsys.readouterr().out
     assert main(["verify", files[0], files[2], "--against", files[1]]) == 0
@@ -414,10 +409,11 @@ def test_a_search_finds_a_profile_for_reduced_frames(home: Path, capsys: pytest.
     assert main(["verify", files[0], files[2], "--against", files[1]]) == 4
 
 
-def test_a_scale_without_room_for_the_least_value_is_refused(home: Path) -> None:
-    np.save(home / "a.npy", np.random.default_rng(0).normal(0, 3, (8, 16, 16)).astype("float32"))
+@pytest.mark.usefixtures("empty_home")
+def test_a_scale_without_room_for_the_least_value_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(0, 3, (8, 16, 16)).astype("float32"))
     with pytest.raises(InputError, match="must leave room for the least value, -"):
-        tuner.find_profile([home / "a.npy"], reduce="scale=uint16", space="quick", budget="8")
+        tuner.find_profile([tmp_path / "a.npy"], reduce="scale=uint16", space="quick", budget="8")
 
 
 @pytest.mark.parametrize("access", ["single", "rolling"])
@@ -495,7 +491,8 @@ def test_an_eiger_layout_holds_reduced_frames(tmp_path: Path) -> None:
     stack.close()
 
 
-def test_triage_says_what_it_left_out_and_how_many_hits_that_are(home: Path) -> None:
+@pytest.mark.usefixtures("empty_home")
+def test_triage_says_what_it_left_out_and_how_many_hits_that_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frames = rng.poisson(2, (60, 64, 64)).astype("uint16")
     hits = np.arange(0, 60, 5)
@@ -503,7 +500,7 @@ def test_triage_says_what_it_left_out_and_how_many_hits_that_are(home: Path) -> 
         frames[number].reshape(-1)[rng.choice(64 * 64, 40, replace=False)] = 300
     frames[1, 4::8, 4::8] += 20  # 64 peaks, too weak for single pixels beside their noise
     frames[1, 4::8, 5::8] += 20
-    source = home / "serial.nxs"
+    source = tmp_path / "serial.nxs"
     with h5py.File(source, "w") as file:
         file["entry/data/data"] = frames
         file["entry/data/timestamp"] = np.arange(60.0)
@@ -517,11 +514,11 @@ def test_triage_says_what_it_left_out_and_how_many_hits_that_are(home: Path) -> 
     assert (triage["without_peaks"], triage["audited"], triage["looked"]) == (48, 4, 48)
     assert triage["lost_hits"] == pytest.approx(1 / 48, rel=0.01)
     assert triage["lost_hits"] < triage["lost_hits_bound"] < 0.1
-    found.profile.save(home / "p.yaml")
-    files = [str(home / name) for name in ("p.yaml", "serial.nxs", "out.h5")]
+    found.profile.save(tmp_path / "p.yaml")
+    files = [str(tmp_path / name) for name in ("p.yaml", "serial.nxs", "out.h5")]
     assert main(["apply", *files, "--quiet"]) == 0
     assert main(["verify", files[0], files[2], "--against", files[1], "--quiet"]) == 0
-    with h5py.File(home / "out.h5") as file:
+    with h5py.File(tmp_path / "out.h5") as file:
         numbers = file["entry/data/frame_numbers"][()]
         assert np.array_equal(file["entry/data/timestamp"][()], numbers)
         assert np.array_equal(file["entry/data/exposure_time"][()], np.full(len(numbers), 0.1))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import Memory, stack_of
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
@@ -23,29 +24,6 @@ from tuner.steps.triage import Triage
 
 INTEGERS = ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
 DTYPES = [*INTEGERS, "float16", "float32", "float64"]
-
-
-class Frames:
-    """Frames in memory as a source."""
-
-    def __init__(self, frames: NDArray[Any], stored: NDArray[np.int64] | None = None) -> None:
-        self.frames = frames
-        self.stored = stored
-        self.most = 0
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        self.most = max(self.most, stop - start)
-        return self.frames[start:stop].copy()
-
-    def stored_bytes(self) -> NDArray[np.int64] | None:
-        return self.stored
-
-    def close(self) -> None:
-        pass
-
-
-def stack_of(frames: NDArray[Any], **more: Any) -> Stack:
-    return Stack("memory", frames.shape, frames.ndim - 1, frames.dtype, Frames(frames), **more)
 
 
 @st.composite
@@ -196,7 +174,7 @@ def test_frames_of_one_kind_are_summed_and_what_is_left_over_is_left_out() -> No
 def test_a_sum_of_which_a_frame_was_never_written_was_not_either() -> None:
     stored = np.array([5, 5, 5, 0, 0, 0, 7, 8])
     original = stack_of(np.zeros((8, 2, 2), "uint16"))
-    stack = reduced(replace(original, source=Frames(np.zeros((8, 2, 2), "uint16"), stored)), [Sum(2)])
+    stack = reduced(replace(original, source=Memory(np.zeros((8, 2, 2), "uint16"), stored)), [Sum(2)])
     sizes = stack.source.stored_bytes()
     assert sizes is not None
     assert sizes.tolist() == [10, 0, 0, 15]
@@ -313,7 +291,7 @@ def test_a_word_that_is_none_is_refused(text: str, message: str) -> None:
         (stack_of(np.zeros((3, 4, 4), "u2")), [Triage(1, 5.0)], "must have frames with 1 peaks, got none of 3"),
         (stack_of(np.zeros((3, 4, 4), "u2")), [Triage(1, 5.0), Sum(2)], "must not sum after triage"),
         (
-            Stack("grid", (3, 4, 5, 6), 2, np.dtype("u2"), Frames(np.zeros((12, 5, 6), "u2"))),
+            stack_of(np.zeros((3, 4, 5, 6), "u2"), 2),
             [Sum(2)],
             "frames must be numbered by one axis to be summed, got shape (3, 4, 5, 6)",
         ),

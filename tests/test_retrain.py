@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import runpy
 import signal
 import subprocess
 import sys
@@ -13,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_log as world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,14 +32,12 @@ from tuner.search.sift import sift
 from tuner.search.surrogate import TARGETS, Surrogate
 from tuner.search.verdict import SHIPPED, Verdict, champion_log, folder, verdicts, write_verdict
 
-WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_log.py"))))
-
 #: Data sets of the log that takes the place of the shipped one: levels and blocks are worth nothing in them.
-SHIPPED_SETS = WORLD.log(8, busy=(0.0, 0.2))
+SHIPPED_SETS = world.log(8, busy=(0.0, 0.2))
 #: Others, in which they are worth much: who knows only the shipped ones guesses them badly.
-NEW_SETS = WORLD.log(8, busy=(2.4, 3.0), each=30, seed=1)
+NEW_SETS = world.log(8, busy=(2.4, 3.0), each=30, seed=1)
 #: Others that are like the shipped ones: they have nothing to teach.
-LIKE_SETS = WORLD.log(4, busy=(0.0, 0.2), seed=2)
+LIKE_SETS = world.log(4, busy=(0.0, 0.2), seed=2)
 
 
 def written(path: Path, evaluations: Sequence[Evaluation]) -> Path:
@@ -94,8 +91,8 @@ def test_what_is_better_by_more_than_noise_is_promoted_and_serves(
     for of in verdict.regret.values():
         assert of["challenger"]["mean"] <= of["champion"]["mean"] + 0.01
     # It serves searches, and guesses data like the new better than the old one did.
-    data = next(WORLD.evaluations("unseen", 0.9, 2.7))
-    truth = np.array([WORLD.truth(config, 0.9, 2.7) for config in WORLD.configs()])
+    data = next(world.evaluations("unseen", 0.9, 2.7))
+    truth = np.array([world.truth(config, 0.9, 2.7) for config in world.configs()])
     after = load_surrogate()
     old, new = (missed(surrogate, data, truth) for surrogate in (before, after))
     assert new < 0.5 * old
@@ -113,8 +110,8 @@ def test_what_is_better_by_more_than_noise_is_promoted_and_serves(
 
 def missed(surrogate: Surrogate | None, of: Evaluation, truth: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     assert surrogate is not None
-    data = next(case.data for case in cases_of([*WORLD.evaluations(of.origin["dataset"], 0.9, 2.7)]))
-    mean, _ = surrogate.predict(WORLD.configs(), data)
+    data = next(case.data for case in cases_of([*world.evaluations(of.origin["dataset"], 0.9, 2.7)]))
+    mean, _ = surrogate.predict(world.configs(), data)
     return float(np.sqrt(np.mean((mean - truth)[:, 0] ** 2)))
 
 
@@ -165,7 +162,7 @@ def test_a_shuffled_log_is_judged_and_never_replaces_the_champion(own: Path) -> 
 
 
 def test_a_log_in_a_foreign_unit_of_too_few_to_tell_never_replaces_the_champion(own: Path) -> None:
-    few = changed(WORLD.log(30, each=6, seed=3), lambda name, value: value / (1 if name == "ratio" else 1000))
+    few = changed(world.log(30, each=6, seed=3), lambda name, value: value / (1 if name == "ratio" else 1000))
     written(own / "night.jsonl", few)
     verdict = retrain()
     assert verdict.decision == "kept"

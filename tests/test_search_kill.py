@@ -19,6 +19,8 @@ import pytest
 from tuner.evaluation import read_log
 from tuner.profile import load_profile
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 #: The program as users run it.
 TUNER = Path(sys.executable).with_name("tuner")
 
@@ -30,11 +32,6 @@ blosc2:
   filters: {choose: [[shuffle], [bitshuffle], [shuffle, bytedelta]]}
 """
 CONFIGURATIONS = 2 * 7 * 3
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNER_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
 import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import synthetic_log as world
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,13 +28,12 @@ from tuner.search.surrogate import (
 )
 from tuner.space import load_space
 
-WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic_log.py"))))
-DATA = Data(WORLD.SHAPE, np.dtype(WORLD.DTYPE), next(WORLD.evaluations("new", 0.8, 1.0)).traits)
+DATA = Data(world.SHAPE, np.dtype(world.DTYPE), next(world.evaluations("new", 0.8, 1.0)).traits)
 
 
 @pytest.fixture(scope="module")
 def log() -> list[Evaluation]:
-    return WORLD.log(12)
+    return world.log(12)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +42,8 @@ def surrogate(log: list[Evaluation]) -> Surrogate:
 
 
 def test_it_answers_in_evaluations(surrogate: Surrogate) -> None:
-    configs = WORLD.configs()
-    guesses = surrogate.guess(configs, DATA, WORLD.REFERENCE_MB_S)
+    configs = world.configs()
+    guesses = surrogate.guess(configs, DATA, world.REFERENCE_MB_S)
     assert [guess.config for guess in guesses] == configs
     for guess in guesses:
         assert Evaluation.from_dict(guess.to_dict()) == guess
@@ -55,16 +52,16 @@ def test_it_answers_in_evaluations(surrogate: Surrogate) -> None:
 
 
 def test_a_faster_machine_is_guessed_faster_and_no_smaller(surrogate: Surrogate) -> None:
-    one, two = (surrogate.guess(WORLD.configs(), DATA, speed) for speed in (1000.0, 2000.0))
+    one, two = (surrogate.guess(world.configs(), DATA, speed) for speed in (1000.0, 2000.0))
     for slow, fast in zip(one, two, strict=True):
         assert fast.metrics["ratio"] == slow.metrics["ratio"]
         assert fast.metrics["encode_mb_s"] == pytest.approx(2 * slow.metrics["encode_mb_s"])
 
 
 def test_it_guesses_data_that_it_never_saw(surrogate: Surrogate) -> None:
-    configs = WORLD.configs()
+    configs = world.configs()
     mean, _ = surrogate.predict(configs, DATA)
-    truth = np.array([WORLD.truth(config, 0.8, 1.0) for config in configs])
+    truth = np.array([world.truth(config, 0.8, 1.0) for config in configs])
     guessed = np.sqrt(np.mean((mean - truth) ** 2, axis=0))
     assert (guessed < 0.4 * truth.std(axis=0)).all()
 
@@ -101,14 +98,14 @@ def test_it_is_defined_for_every_allowed_configuration(
 
 
 def test_what_is_guessed_does_not_depend_on_what_is_guessed_beside_it(surrogate: Surrogate) -> None:
-    configs = WORLD.configs()
+    configs = world.configs()
     together, _ = surrogate.predict(configs, DATA)
     alone = np.concatenate([surrogate.predict([config], DATA)[0] for config in configs[::20]])
     np.testing.assert_allclose(together[::20], alone, rtol=0, atol=1e-12)
 
 
 def test_the_seed_decides(log: list[Evaluation]) -> None:
-    one, same, other = (Surrogate.fit(log, seed=seed, trees=10).predict(WORLD.configs(), DATA)[0] for seed in (3, 3, 4))
+    one, same, other = (Surrogate.fit(log, seed=seed, trees=10).predict(world.configs(), DATA)[0] for seed in (3, 3, 4))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -116,15 +113,15 @@ def test_the_seed_decides(log: list[Evaluation]) -> None:
 def test_the_order_of_data_sets_in_the_log_is_nothing(log: list[Evaluation]) -> None:
     groups = [[e for e in log if dataset_of(e) == name] for name in sorted({dataset_of(e) for e in log}, reverse=True)]
     one, same = (Surrogate.fit(lines, trees=10) for lines in (log, [e for group in groups for e in group]))
-    assert np.array_equal(one.predict(WORLD.configs(), DATA)[0], same.predict(WORLD.configs(), DATA)[0])
+    assert np.array_equal(one.predict(world.configs(), DATA)[0], same.predict(world.configs(), DATA)[0])
 
 
 def test_one_data_set_measured_often_does_not_drown_the_others(log: list[Evaluation]) -> None:
-    loud = list(WORLD.evaluations("loud", 0.8, 3.0, chosen=WORLD.configs()[::6]))
+    loud = list(world.evaluations("loud", 0.8, 3.0, chosen=world.configs()[::6]))
     often = [replace(e, origin={**e.origin, "data": f"digest {index}"}) for index in range(30) for e in loud]
-    truth = np.array([WORLD.truth(config, 0.8, 1.0) for config in WORLD.configs()])
+    truth = np.array([world.truth(config, 0.8, 1.0) for config in world.configs()])
     once, drowned, heavier = (
-        np.abs(Surrogate.fit(lines, trees=60).predict(WORLD.configs(), DATA)[0] - truth)[:, 0].mean()
+        np.abs(Surrogate.fit(lines, trees=60).predict(world.configs(), DATA)[0] - truth)[:, 0].mean()
         for lines in (
             log + loud,
             log + often,
@@ -167,8 +164,8 @@ def test_what_has_no_sound_origin_teaches_nothing(log: list[Evaluation], change:
 
 
 def test_widening_multiplies_the_standard_deviation(surrogate: Surrogate) -> None:
-    mean, std = surrogate.predict(WORLD.configs(), DATA)
-    same, wide = surrogate.calibrated(np.array([1.0, 2.0, 3.0])).predict(WORLD.configs(), DATA)
+    mean, std = surrogate.predict(world.configs(), DATA)
+    same, wide = surrogate.calibrated(np.array([1.0, 2.0, 3.0])).predict(world.configs(), DATA)
     assert np.array_equal(mean, same)
     np.testing.assert_allclose(wide, std * [1.0, 2.0, 3.0])
 
@@ -176,7 +173,7 @@ def test_widening_multiplies_the_standard_deviation(surrogate: Surrogate) -> Non
 def test_a_probe_stands_for_every_chain(log: list[Evaluation]) -> None:
     first = next(e for e in log if e.config is not None)
     assert all(f"probe_{name}_log_ratio" in first.traits for name in PROBES)
-    assert data_of(first).frame_shape == WORLD.SHAPE
+    assert data_of(first).frame_shape == world.SHAPE
 
 
 @pytest.mark.slow

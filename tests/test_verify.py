@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_memory import Memory, stack_of
 from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
@@ -16,31 +17,8 @@ from tuner.goal import Goal, goal_of
 from tuner.measure import verify
 from tuner.measure.verify import verify_original
 from tuner.profile import Match, Profile
-from tuner.stack import Stack
 
 SAMPLE_NBYTES = 1 << 20
-
-
-class Memory:
-    """Frames that are in memory already; notes how many were asked for at once."""
-
-    def __init__(self, frames: NDArray[Any]) -> None:
-        self.frames = frames
-        self.most = 0
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        self.most = max(self.most, stop - start)
-        return self.frames[start:stop]
-
-    def stored_bytes(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def stack(frames: NDArray[Any], name: str = "scan.h5") -> Stack:
-    return Stack(name, frames.shape, frames.ndim - 1, frames.dtype, Memory(frames))
 
 
 def counts(*shape: int, seed: int = 0) -> NDArray[np.uint16]:
@@ -56,7 +34,7 @@ def profile(goal: Goal | None = None, chunks: tuple[int, ...] = (1, -1, -1)) -> 
 def test_what_holds_is_told_in_numbers() -> None:
     goal = goal_of(None, ["ratio"], ["ratio >= 1.5", "ratio >= 0.9 * blosc2", "encode_mb_s >= 0.001"])
     told: list[tuple[int, int]] = []
-    stacks = [stack(counts(5, 64, 60)), stack(counts(4, 64, 60, seed=1), "other.h5")]
+    stacks = [stack_of(counts(5, 64, 60)), stack_of(counts(4, 64, 60, seed=1), name="other.h5")]
     report = verify_original(profile(goal, (2, -1, 50)), stacks, SAMPLE_NBYTES, lambda *n: told.append(n))
     assert report["frames"] == 9
     assert report["nbytes"] == 9 * 64 * 60 * 2
@@ -69,13 +47,13 @@ def test_what_holds_is_told_in_numbers() -> None:
 
 
 def test_a_profile_made_by_hand_promises_nothing_but_the_pixels() -> None:
-    report = verify_original(profile(), [stack(counts(3, 40, 50))], SAMPLE_NBYTES)
+    report = verify_original(profile(), [stack_of(counts(3, 40, 50))], SAMPLE_NBYTES)
     assert (report["requirements"], report["warnings"], report["metrics"]) == ([], [], {})
     assert report["ratio"] > 1.5
 
 
 def test_what_is_read_at_once_is_bounded() -> None:
-    scan = stack(counts(10, 1024, 1024))
+    scan = stack_of(counts(10, 1024, 1024))
     verify_original(profile(), [scan], SAMPLE_NBYTES)
     assert isinstance(scan.source, Memory)
     assert scan.source.most * scan.frame_nbytes <= 16 << 20
@@ -102,8 +80,8 @@ def test_the_first_frame_that_comes_back_different_is_named(
     # The first pixel of each tile tells the frame.
     frames[:, 0, ::20] = np.arange(10)[:, None]
     monkeypatch.setattr(verify, "open_encoder", cheating_from(wrong))
-    with pytest.raises(VerificationError, match=rf"^scan\.h5: frame {wrong}: does not decode to the same pixels$"):
-        verify_original(profile(chunks=chunks), [stack(frames)], SAMPLE_NBYTES)
+    with pytest.raises(VerificationError, match=rf"^memory: frame {wrong}: does not decode to the same pixels$"):
+        verify_original(profile(chunks=chunks), [stack_of(frames)], SAMPLE_NBYTES)
 
 
 def test_a_codec_that_fails_is_a_failed_verification(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,23 +94,23 @@ def test_a_codec_that_fails_is_a_failed_verification(monkeypatch: pytest.MonkeyP
     frames = counts(6, 32, 40)
     frames[:, 0, 0] = np.arange(6)
     monkeypatch.setattr(verify, "open_encoder", lambda config, _, dtype: Refuses(config.blosc2, config.chunks, dtype))
-    with pytest.raises(VerificationError, match=r"^scan\.h5: frame 3: does not feel like it$"):
-        verify_original(profile(), [stack(frames)], SAMPLE_NBYTES)
+    with pytest.raises(VerificationError, match=r"^memory: frame 3: does not feel like it$"):
+        verify_original(profile(), [stack_of(frames)], SAMPLE_NBYTES)
 
 
 @pytest.mark.parametrize("requirement", ["ratio >= 100", "ratio >= 3 * gzip", "ratio <= 0.5 * best"])
 def test_an_exact_requirement_that_is_missed_fails(requirement: str) -> None:
     goal = goal_of(None, ["encode_mb_s"], [requirement])
     with pytest.raises(VerificationError) as failed:
-        verify_original(profile(goal), [stack(counts(4, 64, 64))], SAMPLE_NBYTES)
+        verify_original(profile(goal), [stack_of(counts(4, 64, 64))], SAMPLE_NBYTES)
     text = str(failed.value)
-    assert text.startswith(f"scan.h5: the profile promises {goal.require[0]} (here ")
+    assert text.startswith(f"memory: the profile promises {goal.require[0]} (here ")
     assert "\n" not in text
 
 
 def test_a_timed_requirement_that_is_missed_is_a_warning() -> None:
     goal = goal_of(None, ["ratio"], ["encode_mb_s >= 1e9", "ratio >= 1.5"])
-    report = verify_original(profile(goal), [stack(counts(4, 64, 64))], SAMPLE_NBYTES)
+    report = verify_original(profile(goal), [stack_of(counts(4, 64, 64))], SAMPLE_NBYTES)
     (warning,) = report["warnings"]
     assert warning.startswith("this machine misses just now encode_mb_s >= 1e+09 (here 1e+09), got ")
     assert [entry["met"] for entry in report["requirements"]] == [False, True]
@@ -142,14 +120,11 @@ def test_a_timed_requirement_that_is_missed_is_a_warning() -> None:
 def test_what_was_promised_for_three_axes_cannot_be_held_of_others(lead: tuple[int, ...]) -> None:
     goal = goal_of(None, ["ratio"], ["sinogram_read_mb_s >= 1"])
     frames = counts(*(lead or (1,)), 64, 64)
-    source = Memory(frames.reshape(-1, 64, 64))
-    scan = Stack("scan.h5", (*lead, 64, 64), 2, frames.dtype, source)
-    with pytest.raises(
-        InputError, match=r"^scan\.h5: must have three axes, as the profile promises sinogram_read_mb_s"
-    ):
+    scan = stack_of(frames.reshape(*lead, 64, 64), 2)
+    with pytest.raises(InputError, match=r"^memory: must have three axes, as the profile promises sinogram_read_mb_s"):
         verify_original(profile(goal), [scan], SAMPLE_NBYTES)
 
 
 def test_a_profile_of_other_frames_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^scan\.h5: the profile is for dtype uint16, got int32$"):
-        verify_original(profile(), [stack(np.zeros((2, 4, 4), np.int32))], SAMPLE_NBYTES)
+    with pytest.raises(InputError, match=r"^memory: the profile is for dtype uint16, got int32$"):
+        verify_original(profile(), [stack_of(np.zeros((2, 4, 4), np.int32))], SAMPLE_NBYTES)
