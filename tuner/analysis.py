@@ -116,6 +116,16 @@ class Size:
         return str(value)
 
 
+class Flag:
+    """True or false."""
+
+    def check(self, value: Any, place: str) -> bool:
+        """Return `value` if it is one."""
+        if not isinstance(value, bool):
+            raise InputError(f"{place} must be true or false, got {kind_of(value)}")
+        return value
+
+
 class Analysis(Protocol):
     """What is compared before and after; frozen, its fields are its parameters."""
 
@@ -192,6 +202,8 @@ class Peaks(_Checked):
     """Row and column that the beam would hit; the file's own where it is not given."""
     shells: int = 5
     """Resolution shells: rings around the beam of equal area; there are none where the centre is not known."""
+    halves: bool = False
+    """Whether frames are compared in pairs that follow each other too; takes the other of each frame's pair."""
 
     kind: ClassVar[str] = "peaks"
     every: ClassVar[bool] = False
@@ -201,6 +213,7 @@ class Peaks(_Checked):
         "background": Interval(5, 301),
         "centre": Maybe(Point()),
         "shells": Interval(1, 100),
+        "halves": Flag(),
     }
     figures: ClassVar[Mapping[str, Figure]] = {
         "recall": Figure("share of the peaks before that are found after, within a pixel", "1", "scan", "larger", 1.0),
@@ -221,6 +234,12 @@ class Peaks(_Checked):
             "correlation of intensities, found or weak, in the worst resolution shell", "1", "scan", "larger", 1.0
         ),
         "shell_scale_percent": Figure("change of the sum of these intensities in the worst shell", "%", "scan"),
+        "half_cc_loss": Figure(
+            "loss of the correlation of reflections' intensities in one frame of a pair with the other, with halves",
+            "1",
+            "scan",
+        ),
+        "shell_half_cc_loss": Figure("the same in the worst resolution shell of 20 reflections or more", "1", "scan"),
     }
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,36 +11,18 @@ from numpy.typing import NDArray
 
 from tuner.analysis import Peaks
 from tuner.errors import InputError
-from tuner.measure.analyses.scan import Measured, Scan, draws, library
+from tuner.measure.analyses.integration import Integrated, Window, Windows, integrate, tops_of
+from tuner.measure.analyses.scan import Measured, Scan, draws
 
 #: I/sigma of the weak peaks.
 _WEAK = (1.0, 3.0)
 
-#: Pixels that far above the background, in sigma, are no background.
-_OUTLIER = 4.0
+#: A shell of fewer reflections has no half-set correlation.
+_FEW = 20
 
 _Array = NDArray[np.float64]
 _Flags = NDArray[np.bool_]
-
-
-#: Rows that are integrated at once, so that what lies between two operations stays in the cache.
-_ROWS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class _Integrated:
-    """A peak at every pixel of some rows, as if there were one."""
-
-    intensity: _Array
-    """Counts in the box above the background."""
-    sigma: _Array
-    """Its standard deviation."""
-    tops: _Flags
-    """True where the intensity is the largest within a box."""
-
-    def found(self, low: float, high: float = np.inf) -> _Flags:
-        """The peaks with an I/sigma of `low` to below `high`."""
-        return self.tops & (self.intensity >= low * self.sigma) & (self.intensity < high * self.sigma)
+_Sums = dict[str, _Array]
 
 
 def compare_peaks(analysis: Peaks, scan: Scan) -> dict[str, Measured]:
@@ -51,27 +34,40 @@ def compare_peaks(analysis: Peaks, scan: Scan) -> dict[str, Measured]:
     pixel that does not count are none. Weak ones are found in the frames before alone, by their own noise too, and
     integrated at the same place after, as programs do that predict where reflections are.
 
+    With `halves` reflections are also found in the sum of two frames that follow each other, before, and integrated in
+    either: what stands in both frames of a pair is as well known as the correlation over all pairs of one half of the
+    frames with the other (CC1/2; Karplus & Diederichs, Science 336, 1030, 2012), before as after.
+
     Raises
     ------
     InputError
-        Where scipy is not installed, frames are no images, the noise is not known, or there are no peaks.
+        Where scipy is not installed, frames are no images, the noise is not known, there are no peaks, or with
+        `halves` no frames that follow each other.
     """
     if len(scan.stack.frame_shape) != 2:
         raise InputError(f"{scan.stack.name}: frames must be images for peaks, got {scan.stack.frame_shape}")
-    rows = []
-    windows, shells = _Windows(analysis), _Shells.of(analysis, scan)
-    for pair in scan.pairs():
-        for original, decoded, valid in zip(pair.original, pair.decoded, pair.valid, strict=True):
-            rows.append(_frame(analysis, scan, original, decoded, windows.of(valid), shells))
-    sums = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    if not sums["before"].sum():
+    scan, seconds = _in_pairs(analysis, scan)
+    rows: list[_Sums] = []
+    halves: list[_Sums] = []
+    shells = _Shells.of(analysis, scan)
+    for frames in _groups(analysis, scan, seconds):
+        each, both = _compare(analysis, scan, frames, shells)
+        rows += each
+        halves += [both] if len(frames) == 2 else []
+    if not sum(row["before"] for row in rows):
         raise InputError(
             f"{scan.stack.name}: must have peaks of I/sigma {analysis.strong:g} for analysis {analysis.name},"
             f" got none in {len(rows)} frames"
         )
-    value = _figures({key: one.sum(axis=0)[None] for key, one in sums.items()})
+    return _measured(rows, _figures) | (_measured(halves, _half_figures) if halves else {})
+
+
+def _measured(rows: list[_Sums], figures: Callable[[_Sums], _Sums]) -> dict[str, Measured]:
+    """Figures of what is summed over units, and over units drawn again."""
+    sums = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    value = figures({key: one.sum(axis=0)[None] for key, one in sums.items()})
     weights = draws(len(rows))
-    drawn = _figures({key: len(rows) * np.tensordot(weights, one, 1) for key, one in sums.items()})
+    drawn = figures({key: len(rows) * np.tensordot(weights, one, 1) for key, one in sums.items()})
     return {name: Measured.of(float(value[name][0]), _defined(drawn[name], value[name][0])) for name in value}
 
 
@@ -80,70 +76,107 @@ def _defined(drawn: _Array, value: float) -> _Array:
     return np.where(np.isfinite(drawn), drawn, value)
 
 
+def _in_pairs(analysis: Peaks, scan: Scan) -> tuple[Scan, frozenset[int]]:
+    """The scan with the other frame of each pair where halves are compared, and the numbers of the second frames."""
+    if not analysis.halves:
+        return scan, frozenset()
+    every = scan.whole().numbers
+    firsts = every[:-1:2][np.diff(every)[::2] == 1]
+    paired = np.isin(firsts, scan.numbers) | np.isin(firsts + 1, scan.numbers)
+    if not paired.any():
+        raise InputError(f"{scan.stack.name}: must have frames that follow each other for {analysis.name}.halves")
+    numbers = np.union1d(scan.numbers, np.concatenate([firsts[paired], firsts[paired] + 1]))
+    return replace(scan, numbers=numbers), frozenset((firsts[paired] + 1).tolist())
+
+
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Some rows of a frame with those around that their integration needs."""
+class _Frame:
+    """A frame before and after."""
 
-    outer: slice
-    """All of these rows."""
-    inner: slice
-    """Which of the outer rows they are themselves."""
-    valid: _Flags
-    """True where a pixel counts."""
-    pixels: _Array
-    """Valid pixels in the square around each pixel, at least 1."""
-    whole: _Flags
-    """True where all pixels of the box count."""
+    original: NDArray[Any]
+    decoded: NDArray[Any]
+    windows: list[Window]
 
 
-class _Windows:
-    """The windows of frames, kept as long as the same pixels count."""
-
-    def __init__(self, analysis: Peaks) -> None:
-        self._analysis = analysis
-        self._valid = np.empty(0, np.bool_)
-        self._windows: list[_Window] = []
-
-    def of(self, valid: _Flags) -> list[_Window]:
-        """Those of a frame in which these pixels count."""
-        if not np.array_equal(valid, self._valid):
-            self._valid = valid
-            self._windows = [self._window(start) for start in range(0, len(valid), _ROWS)]
-        return self._windows
-
-    def _window(self, start: int) -> _Window:
-        box, background = self._analysis.box, self._analysis.background
-        around = 2 * (background // 2) + box // 2 + 1
-        stop = min(start + _ROWS, len(self._valid))
-        outer = slice(max(0, start - around), stop + around)
-        inside = self._valid[outer].astype(np.float64)
-        return _Window(
-            outer=outer,
-            inner=slice(start - outer.start, stop - outer.start),
-            valid=self._valid[outer],
-            pixels=np.maximum(np.rint(_total(inside, background)), 1),
-            whole=np.rint(_total(inside, box)) == box**2,
-        )
+def _groups(analysis: Peaks, scan: Scan, seconds: frozenset[int]) -> Iterator[list[_Frame]]:
+    """Pairs of frames, and frames that are in none."""
+    windows, group = Windows(analysis), list[_Frame]()
+    for pair in scan.pairs():
+        for number, original, decoded, valid in zip(
+            pair.numbers.tolist(), pair.original, pair.decoded, pair.valid, strict=True
+        ):
+            if group and number not in seconds:
+                yield group
+                group = []
+            group.append(_Frame(original, decoded, windows.of(valid)))
+    yield group
 
 
-def _frame(
-    analysis: Peaks,
-    scan: Scan,
-    original: NDArray[Any],
-    decoded: NDArray[Any],
-    windows: list[_Window],
+def _compare(analysis: Peaks, scan: Scan, frames: list[_Frame], shells: _Shells | None) -> tuple[list[_Sums], _Sums]:
+    """What is summed over each of one or two frames, and over both; nothing of that where there is one."""
+    each: list[_Sums] = [{} for _ in frames]
+    both: _Sums = {}
+    for windows in zip(*(frame.windows for frame in frames), strict=True):
+        sides = [
+            tuple(
+                integrate(analysis, pixels[window.outer], scan.variance(pixels[window.outer]), window)
+                for pixels in (frame.original, frame.decoded)
+            )
+            for frame, window in zip(frames, windows, strict=True)
+        ]
+        for sums, (before, after), window in zip(each, sides, windows, strict=True):
+            _add(sums, _rows(analysis, before, after, window, shells))
+        if len(frames) == 2:
+            (before, after), (next_before, next_after) = sides
+            reflections = _reflections(analysis, before, next_before)[windows[0].inner]
+            _add(both, _halves(reflections, (before, next_before), (after, next_after), windows[0], shells))
+    return each, both
+
+
+def _add(sums: _Sums, more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        sums[key] = sums.get(key, 0.0) + np.asarray(value, np.float64)
+
+
+def _reflections(analysis: Peaks, first: Integrated, second: Integrated) -> _Flags:
+    """The peaks in the sum of two frames."""
+    total, whole = first.intensity + second.intensity, first.whole & second.whole
+    tops = tops_of(total, whole, analysis.box)
+    return np.asarray(tops & (total >= analysis.strong * np.hypot(first.sigma, second.sigma)))
+
+
+def _halves(
+    reflections: _Flags,
+    before: tuple[Integrated, Integrated],
+    after: tuple[Integrated, Integrated],
+    window: Window,
     shells: _Shells | None,
-) -> dict[str, _Array]:
-    """What is summed over frames."""
-    sums: dict[str, _Array] = {}
-    for window in windows:
-        before, after = (
-            _integrate(analysis, frame[window.outer], scan.variance(frame[window.outer]), window)
-            for frame in (original, decoded)
-        )
-        for key, value in _rows(analysis, before, after, window, shells).items():
-            sums[key] = sums.get(key, 0.0) + np.asarray(value, np.float64)
+) -> dict[str, Any]:
+    """Moments of reflections' intensities in one frame with those in the other, before and after, of inner rows."""
+    places = np.nonzero(reflections)
+    sums: dict[str, Any] = {}
+    for name, pair in (("half_before", before), ("half_after", after)):
+        x, y = (one.intensity[window.inner][places] for one in pair)
+        sums[name] = _moments(x, y)
+        if shells is not None:
+            sums[f"shells_{name}"] = shells.moments(_on_frame(places, window), x, y)
     return sums
+
+
+def _half_figures(sums: _Sums) -> _Sums:
+    """The figures of halves from sums over pairs of frames."""
+    figures = {"half_cc_loss": _correlation(sums["half_before"]) - _correlation(sums["half_after"])}
+    if "shells_half_before" in sums:
+        before, after = sums["shells_half_before"], sums["shells_half_after"]
+        loss = np.where(before[..., 0] >= _FEW, _correlation(before) - _correlation(after), 0.0)
+        figures["shell_half_cc_loss"] = loss.max(axis=1)
+    return figures
+
+
+def _on_frame(places: Any, window: Window) -> NDArray[np.intp]:
+    """Places (row, column) among the inner rows of a window as those of the frame."""
+    first = window.outer.start + window.inner.start
+    return np.asarray(places, np.intp) + np.array([[first], [0]], np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +209,7 @@ class _Shells:
 
 
 def _rows(
-    analysis: Peaks, before: _Integrated, after: _Integrated, window: _Window, shells: _Shells | None
+    analysis: Peaks, before: Integrated, after: Integrated, window: Window, shells: _Shells | None
 ) -> dict[str, Any]:
     """What is summed over rows, of the inner ones."""
     inner = window.inner
@@ -188,8 +221,7 @@ def _rows(
     )
     by_shell = {}
     if shells is not None:
-        where = np.concatenate(places, axis=1)
-        where[0] += window.outer.start + inner.start
+        where = _on_frame(np.concatenate(places, axis=1), window)
         sides = np.concatenate([strong, dim]), np.concatenate([strong_after, dim_after])
         by_shell = {"shells": shells.moments(where, *sides)}
     change = (((strong_after - strong) / strong_sigma) ** 2).sum() + (((dim_after - dim) / dim_sigma) ** 2).sum()
@@ -234,6 +266,7 @@ def _figures(sums: dict[str, _Array]) -> dict[str, _Array]:
     }
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _correlation(moments: _Array) -> _Array:
     """Pearson's, from sums; 0 where one side is constant, 1 where both are the same."""
     n, x, y, xx, yy, xy = np.moveaxis(moments, -1, 0)
@@ -249,48 +282,3 @@ def _beside(flags: _Flags, others: _Flags, inner: slice) -> int:
     padded = np.pad(others, 1)
     shifts = [(row, column) for row in range(3) for column in range(3)]
     return int(np.any([padded[rows + inner.start + r, columns + c] for r, c in shifts], axis=0).sum())
-
-
-def _total(values: _Array, extent: int) -> _Array:
-    """Sums over squares of `extent` pixels, same shape."""
-    with library("peaks"):
-        from scipy import ndimage
-    return np.asarray(ndimage.uniform_filter(values, extent, mode="constant") * extent**2)
-
-
-def _largest(values: _Array, extent: int) -> _Array:
-    """The largest over squares of `extent` pixels, odd, same shape."""
-    for _ in range(2):  # along rows, then along columns
-        reach, length = extent // 2, 1
-        runs = np.pad(values, ((reach, reach), (0, 0)), constant_values=-np.inf)
-        while length < extent:
-            step = min(length, extent - length)
-            runs = np.maximum(runs[:-step], runs[step:])
-            length += step
-        values = runs.T
-    return values
-
-
-def _integrate(analysis: Peaks, rows: NDArray[Any], variance: _Array, window: _Window) -> _Integrated:
-    def ring(values: _Array) -> _Array:
-        return _total(values, analysis.background) - _total(values, analysis.box)
-
-    valid = window.valid
-    counts, variance = np.where(valid, rows, 0).astype(np.float64), np.where(valid, variance, 0.0)
-    # Of photon counts both are the same, and so are all sums of them.
-    alike = np.array_equal(counts, variance)
-    mean = _total(counts, analysis.background) / window.pixels
-    spread = mean if alike else _total(variance, analysis.background) / window.pixels
-    quiet = valid & (counts <= mean + _OUTLIER * np.sqrt(np.maximum(spread, 1e-12)))
-    around = np.rint(ring(quiet.astype(np.float64)))
-    enough = np.maximum(around, 1)
-    background = ring(np.where(quiet, counts, 0.0)) / enough
-    background_variance = background if alike else ring(np.where(quiet, variance, 0.0)) / enough
-    box = analysis.box**2
-    summed = _total(counts, analysis.box)
-    intensity = summed - box * background
-    noise = summed if alike else _total(variance, analysis.box)
-    sigma = np.sqrt(np.maximum(noise + box**2 * background_variance / enough, 1e-12))
-    whole = window.whole & (around >= box)
-    tops = whole & (intensity == _largest(np.where(whole, intensity, -np.inf), analysis.box))
-    return _Integrated(intensity, sigma, tops)
