@@ -201,7 +201,7 @@ def test_other_marks_than_those_that_steps_leave_alone_are_refused(
 ) -> None:
     profile_of(PLAIN, invalid=Invalid((65535,))).save(tmp_path / "p.yaml")
     assert run("apply", tmp_path / "p.yaml", scan, tmp_path / "out.h5") == 2
-    assert "the profile's steps leave" in capsys.readouterr().err
+    assert "leave alone: 65535; but the file marks: 65535, 60000 and above" in capsys.readouterr().err
     assert not (tmp_path / "out.h5").exists()
 
 

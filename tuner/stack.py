@@ -59,6 +59,17 @@ class Marks:
     underload: float | None = None
     """The least valid value; None where none is declared."""
 
+    def __str__(self) -> str:
+        """What it marks, in words.
+
+        >>> str(Marks((65535,), saturation=60000.0)), str(Marks())
+        ('65535, 60000 and above', 'no value')
+        """
+        words = [str(value) for value in self.invalid]
+        words += [] if self.saturation is None else [f"{self.saturation:.15g} and above"]
+        words += [] if self.underload is None else [f"below {self.underload:.15g}"]
+        return ", ".join(words) or "no value"
+
     def valid(self, frames: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """True where a pixel counts: neither masked, marked, underloaded nor saturated, and finite; as `frames`.
 

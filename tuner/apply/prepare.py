@@ -58,7 +58,9 @@ class Preparation:
         """
         marks = profile.form.marks
         if profile.config.steps and stack.marks != marks:
-            raise InputError(f"{stack.name}: the profile's steps leave {marks} alone, but the file has {stack.marks}")
+            raise InputError(
+                f"{stack.name}: the profile's steps leave alone: {marks}; but the file marks: {stack.marks}"
+            )
         return cls(profile, stack.mask)
 
     def __call__(self, frames: NDArray[Any], kept: NDArray[np.bool_] | None = None) -> NDArray[Any]:
