@@ -12,13 +12,15 @@ from tuner.config import Blosc2, Config
 from tuner.errors import InputError
 from tuner.estimate import Doubt, doubts, estimate
 from tuner.evaluation import Evaluation, Log
-from tuner.goal import Goal, Judge
+from tuner.goal import Constraint, Goal, Judge, broken
 from tuner.measure.meter import Meter
 from tuner.noise import Noise
+from tuner.quality import compare
 from tuner.read.sampling import Sample
 from tuner.stack import Stack
-from tuner.steps import Pixels, Step
+from tuner.steps import Pixels, Step, check_steps, prepare
 from tuner.steps.information import informative_bits
+from tuner.steps.pointwise import Pointwise
 from tuner.steps.uniform import Mantissa
 from tuner.traits import traits
 
@@ -33,6 +35,10 @@ _PROBES = (
 )
 #: Bytes of frames that they compress at once, about.
 _PROBED_NBYTES = 1 << 20
+
+#: What steps do to each pixel by itself; and how many are asked before all.
+BOUNDED = ("max_abs_error", "max_error_sigma")
+_ASKED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +133,24 @@ def rank_steps(
     """The options that keep the goal's limits on quality, the most promising first; and those that do not.
 
     Qualities are taken once for each option, and what it leaves is compressed by fast codecs only: which codec is best
-    is searched for afterwards, for the option that is taken.
+    is searched for afterwards, for the option that is taken. What some pixels break is not tried on the rest.
     """
     quality = replace(goal, require=goal.limits)
     judge = Judge(quality, {})
+    single = tuple(limit for limit in goal.limits if limit.metric in BOUNDED and limit.op == "<=")
     allowed: list[Option] = []
     refused: list[Evaluation] = []
     shape, itemsize = meter.sample.frame_shape, meter.sample.dtype.itemsize
     several = max(1, min(len(meter.sample.runs[0].frames), _PROBED_NBYTES // (math.prod(shape) * itemsize)))
     chunks = (1 << several.bit_length() - 1, *(-1,) * len(shape))
     for steps in options:
-        probed = [meter.exact(Config(chunks, replace(b, typesize=itemsize), steps)) for b in _PROBES]
-        best = max(probed, key=lambda e: e.metrics.get("ratio", 0.0))
+        if (far := _too_far(steps, meter, single)) is not None:
+            refused.append(Evaluation(Config(chunks, steps=steps), failure=far))
+            continue
+        probes = (meter.exact(Config(chunks, replace(b, typesize=itemsize), steps)) for b in _PROBES)
+        best = next(probes)
+        if best.failure is not None or judge.feasible([best]):  # else no codec makes it better
+            best = max((best, *probes), key=lambda e: e.metrics.get("ratio", 0.0))
         log.append(meter.signed(best))
         if best.failure is None and judge.feasible([best]):
             allowed.append(Option(steps, best))
@@ -146,3 +158,30 @@ def rank_steps(
             refused.append(best)
     allowed.sort(key=lambda option: judge.worth(option.evaluation), reverse=True)
     return allowed, refused
+
+
+def _too_far(steps: tuple[Step, ...], meter: Meter, limits: Sequence[Constraint]) -> str | None:
+    """Which limit on single pixels a few of the sample break already, in words: all of them break it too.
+
+    What rounds single pixels is asked with some rows of a frame, other steps with a frame, unless there is no other.
+    """
+    run, every = meter.sample.runs[0], 1
+    if all(isinstance(step, Pointwise) for step in steps):
+        every = -(-math.prod(meter.sample.frame_shape) // _ASKED)
+    elif sum(len(other.frames) for other in meter.sample.runs) == 1:
+        return None
+    if not steps or not limits:
+        return None
+    about, part = meter.pixels[run.stack], run.frames[:1, ::every]
+    rows = replace(about, mask=None if about.mask is None else about.mask[::every])
+    try:
+        check_steps(steps, part.dtype, about.noise)
+    except InputError:  # which is told as any other failure
+        return None
+    after = prepare(steps, part, rows)
+    names = ("mask_violations", *(limit.metric for limit in limits))
+    valid, still = rows.valid(part), rows.valid(after)
+    if meter.seen is not None:  # as for all of the sample
+        seen = meter.seen[::every]
+        part, after, valid, still = np.where(seen, part, 0), np.where(seen, after, 0), valid & seen, still & seen
+    return broken(compare(part, after, valid, about.noise, names, still_valid=still), limits)

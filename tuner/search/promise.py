@@ -15,7 +15,7 @@ from tuner.errors import UnsatisfiableError
 from tuner.goal import Constraint, Goal, broken
 from tuner.measure.analyses import analyse, breach, scans_of
 from tuner.quality import compare, worst
-from tuner.search.lossy import REPORTED, Option
+from tuner.search.lossy import BOUNDED, REPORTED, Option
 from tuner.search.parts import Parts, Unit
 from tuner.stack import Stack
 from tuner.steps import Pixels, prepare
@@ -24,8 +24,6 @@ from tuner.steps import Pixels, prepare
 CONFIDENCE = 0.95
 #: The share of frames that may break a limit, if a profile is to be more than provisional.
 RISK = 0.05
-#: What a step bounds for every pixel.
-_BOUNDED = ("max_abs_error", "max_error_sigma")
 #: Of fewer units nothing is said of a tail; which begins above this quantile.
 _LEAST_FOR_TAIL, _TAIL = 20, 0.8
 #: Frames are compared so many bytes at a time.
@@ -212,7 +210,7 @@ def _judge(
 def _strays(each: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint], frames: int) -> bool:
     """Whether one of all frames is to be expected beyond a limit, as far as no step bounds it for single pixels."""
     for limit in limits:
-        if limit.metric not in each or limit.metric in _BOUNDED:
+        if limit.metric not in each or limit.metric in BOUNDED:
             continue
         sign = 1 if limit.op == "<=" else -1
         if expected_worst(sign * each[limit.metric], frames) > sign * limit.limit:
@@ -272,7 +270,7 @@ def _compare(
 
 def _how(limit: Constraint, option: Option, dtype: np.dtype[Any], pixels: Pixels) -> str:
     """Whether a limit holds by construction, for every value that the dtype has; wide ones have too many to ask."""
-    if limit.metric not in _BOUNDED or limit.op != "<=":
+    if limit.metric not in BOUNDED or limit.op != "<=":
         return "by sample"
     # Of several steps, each has a bound of what the one before left.
     if dtype.kind == "f" or dtype.itemsize > 2 or len(option.steps) > 1:
