@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -277,6 +278,61 @@ print(safe)
         assert len(data) >= safe > 5
         for frame in data[:safe]:
             assert (frame == rng.integers(0, 65536, (64, 64), "uint16")).all()
+
+
+#: Writers fail one after the other, and are held with their exceptions until the interpreter exits.
+LET_GO = """
+import os, random, resource, sys, h5py, numpy as np
+from tuner.apply.opening import open_writer
+from tuner.config import Config
+from tuner.errors import TunerError
+from tuner.profile import Match, Profile
+folder, access, limited, rounds = sys.argv[1], sys.argv[2], sys.argv[3] == "limit", int(sys.argv[4])
+count = lambda: (h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL), len(os.listdir("/proc/self/fd")))
+config, moments, before, held = Config((2, -1, -1)), random.Random(access), count(), []
+for attempt in range(rounds):
+    path = f"{folder}/{attempt}.h5"
+    rng = np.random.default_rng(0)
+    try:
+        writer = open_writer(path, Profile("t", Match("uint16"), config, config), frame_shape=(4, 5), dtype="uint16",
+                             access=access, roll_every=1000)
+        held.append(writer)
+        if limited:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (moments.randrange(12_000, 40_000), resource.RLIM_INFINITY))
+        else:
+            room = os.statvfs(folder)
+            with open(f"{folder}/filler", "wb") as file:
+                file.write(bytes(max(0, room.f_bavail * room.f_frsize - moments.randrange(0, 40_000))))
+        every = moments.choice([1, 9])
+        for number in range(4000):
+            writer.append(rng.integers(0, 65536, (4, 5), "uint16"), index=3 * number)
+            if number % every == 0:
+                writer.flush()
+        raise AssertionError("it was to fail")
+    except TunerError as error:
+        held.append(error)
+    assert count() == before, (attempt, count(), before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for name in os.listdir(folder):
+        os.unlink(f"{folder}/{name}")
+"""
+
+
+@pytest.mark.parametrize("how", ["limit", "disk"])
+@pytest.mark.parametrize("access", ACCESSES)
+def test_a_file_that_cannot_be_saved_is_let_go_of(tmp_path: Path, access: str, how: str) -> None:
+    """HDF5 keeps the number of a file that it cannot close, and closes it again at exit, which may crash."""
+    rounds = os.environ.get("TUNER_FAULTS", "3")
+    command = shlex.join([sys.executable, "-c", LET_GO, str(tmp_path), access, how, rounds])
+    if how == "disk":
+        alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+        disk = f"mount -t tmpfs -o size=200k none {tmp_path}"
+        if subprocess.run([*alone, disk], capture_output=True, check=False).returncode:
+            pytest.skip("the system lets nobody mount a small file system")
+        done = subprocess.run([*alone, f"{disk} && {command}"], capture_output=True, text=True, check=False)
+    else:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("access", ACCESSES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.fields import add_groups
-from tuner.apply.nexus import data_group
+from tuner.apply.nexus import check_own_group, data_group, tell_apart
 from tuner.apply.scan_file import Layout, Notes
 from tuner.errors import InputError
 from tuner.read.links import peek, walk
@@ -28,18 +28,34 @@ _DETECTOR = "entry/instrument/detector"
 _SPECIFIC = f"{_DETECTOR}/detectorSpecific"
 
 
-def part_name(master: Path, number: int) -> str:
+def part_name(master: Path, number: int, label: str = "") -> str:
     """The name of the data file of a number, counted from 1, beside its master: as Dectris has it.
 
-    >>> part_name(Path("scan.h5"), 1), part_name(Path("/data/scan_master.h5"), 12)
-    ('scan_data_000001.h5', 'scan_data_000012.h5')
+    >>> part_name(Path("scan.h5"), 1), part_name(Path("/data/scan_master.h5"), 12, "pilatus")
+    ('scan_data_000001.h5', 'scan_pilatus_data_000012.h5')
     """
-    return f"{_stem(master)}_data_{number:06d}.h5"
+    return f"{_stem(master, label)}_data_{number:06d}.h5"
 
 
-def data_files(master: Path) -> Iterator[tuple[int, Path]]:
+def label_of(dataset: str, first: str) -> str:
+    """What tells the data files of a dataset from those of the `first` of the same master: its group.
+
+    >>> label_of("entry/data/data", "entry/data/data"), label_of("entry/pilatus/data", "entry/data/data")
+    ('', 'pilatus')
+    >>> label_of("other/pilatus/data", "entry/data/data"), label_of("entry/pilatus", "entry/data/data")
+    ('other_pilatus', 'pilatus')
+    """
+    if dataset == first:
+        return ""
+    *groups, name = dataset.split("/")
+    if groups and groups[0] == first.split("/")[0]:
+        groups = groups[1:]
+    return "_".join(groups) or name
+
+
+def data_files(master: Path, label: str = "") -> Iterator[tuple[int, Path]]:
     """The data files that are there beside a master, with their numbers."""
-    name = re.compile(re.escape(_stem(master)) + r"_data_(\d{6,})\.h5")
+    name = re.compile(re.escape(_stem(master, label)) + r"_data_(\d{6,})\.h5")
     for path in sorted(master.parent.iterdir()):
         if found := name.fullmatch(path.name):
             yield int(found[1]), path
@@ -54,6 +70,18 @@ class Piece:
     frames: int
     name: str
     """Of the file, beside the master."""
+
+
+@dataclass(eq=False)
+class Joined:
+    """A dataset of a master, and what it is joined from by now."""
+
+    layout: Layout
+    label: str = ""
+    """What the names of its data files have between those of the master and their numbers."""
+    pieces: Sequence[Piece] = ()
+    """Finished data files, in their order."""
+    notes: Notes = field(default_factory=dict)
 
 
 def join(
@@ -105,22 +133,46 @@ def link(group: h5py.Group, pieces: Sequence[Piece]) -> None:
         del group.attrs["signal"]
 
 
-def write_master(path: Path, layout: Layout, pieces: Sequence[Piece], notes: Notes) -> None:
-    """Write and sync a file that joins data files, given in their order; `path` must not exist."""
-    with h5py.File(path, "x", locking=False) as file:
-        group = data_group(file, layout.dataset)
-        if layout.eiger:
-            link(group, pieces)
-            replace(layout, mask=None).describe(file, group)  # the mask has a place of its own
-            group.attrs.update(notes)
-            frames = sum(piece.frames for piece in pieces)
-            add_eiger_detector(file, layout.frame_shape, layout.dtype, layout.mask, frames)
+def write_master(path: Path, datasets: Sequence[Joined]) -> None:
+    """Write and sync a file that joins the data files of each dataset; `path` must not exist.
+
+    Raises
+    ------
+    InputError
+        Where a dataset cannot stand beside those before it.
+    """
+    # Made in memory: on a full disk HDF5 neither says what is wrong nor closes the file.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        if datasets[0].layout.eiger:
+            _link_dataset(file, datasets[0])
         else:
-            dataset = join(group, layout.name, pieces, layout.frame_shape, layout.dtype, layout.fill)
-            layout.describe(file, dataset)
-            dataset.attrs.update(notes)
+            first = _join_dataset(file, datasets[0])
+            for another in datasets[1:]:
+                check_own_group(file, another.layout.dataset)
+                _join_dataset(file, another, first)
         file.flush()
-        os.fsync(file.id.get_vfd_handle())
+        image = file.id.get_file_image()
+    with path.open("xb") as written:
+        written.write(image)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def _link_dataset(file: h5py.File, joined: Joined) -> None:
+    layout, group = joined.layout, data_group(file, joined.layout.dataset)
+    link(group, joined.pieces)
+    replace(layout, mask=None).describe(file, group)  # the mask has a place of its own
+    group.attrs.update(joined.notes)
+    frames = sum(piece.frames for piece in joined.pieces)
+    add_eiger_detector(file, layout.frame_shape, layout.dtype, layout.mask, frames)
+
+
+def _join_dataset(file: h5py.File, joined: Joined, first: h5py.Dataset | None = None) -> h5py.Dataset:
+    layout, group = joined.layout, data_group(file, joined.layout.dataset)
+    dataset = join(group, layout.name, joined.pieces, layout.frame_shape, layout.dtype, layout.fill)
+    layout.describe(file, dataset, "detector" if first is None else tell_apart(first, dataset))
+    dataset.attrs.update(joined.notes)
+    return dataset
 
 
 def count_images(file: h5py.File, frames: int) -> None:
@@ -166,8 +218,9 @@ def add_eiger_detector(
             group.attrs["NX_class"] = np.bytes_(nx_class)
 
 
-def _stem(master: Path) -> str:
-    return master.name.removesuffix(master.suffix).removesuffix("_master")
+def _stem(master: Path, label: str) -> str:
+    stem = master.name.removesuffix(master.suffix).removesuffix("_master")
+    return f"{stem}_{label}" if label else stem
 
 
 def image_numbers(piece: Piece) -> Notes:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
+from tuner.read.links import peek
 
 
 def check_dataset_path(dataset: str) -> str:
@@ -21,6 +22,14 @@ def check_dataset_path(dataset: str) -> str:
     if not all(part and part != "." for part in parts) or "\0" in dataset:
         raise InputError(f"dataset must be a path such as /entry/data/data, got {dataset!r}")
     return "/".join(parts)
+
+
+def check_own_group(file: h5py.File, dataset: str) -> None:
+    """Raise InputError where a dataset would stand in one group with another that is to be plotted."""
+    group, _, _ = dataset.rpartition("/")
+    node = peek(file, group) if group else file
+    if node is not None and (not isinstance(node, h5py.Group) or "signal" in node.attrs):
+        raise InputError(f"dataset must be in a group of its own, got /{dataset} beside what is there")
 
 
 def data_group(file: h5py.File, dataset: str) -> h5py.Group:

@@ -47,8 +47,8 @@ def open_writer(
     Parameters
     ----------
     path : path of the file
-        It appears under this name complete with its empty dataset: readers may open it at any time. Or a writer in
-        single access that has no frames yet: its file takes another dataset, with a writer of its own.
+        It appears under this name complete with its empty dataset: readers may open it at any time. Or a writer that
+        has no frames yet: its file, or the master of its files, takes another dataset, with a writer of its own.
     profile : Profile
         As `load_profile` returns it.
     dataset : str
@@ -135,8 +135,8 @@ def open_writer(
             raise InputError(f"{name} must be at least 1, got {number}")
     place = check_dataset_path(dataset)
     beside = path if isinstance(path, Writer) else None
-    if beside is not None and (mode, access) != ("x", "single"):
-        raise InputError("mode and access must be left out for another dataset of a file, which has its own")
+    if beside is not None and (mode, access, layout) != ("x", "single", "nexus"):
+        raise InputError("mode, access and layout must be left out for another dataset of a file, which has its own")
     target = path.path if isinstance(path, Writer) else Path(path)
     if layout == "eiger":
         check_eiger(target, place, shape)

@@ -19,6 +19,16 @@ class Output(Protocol):
     `stored` is how many frames are complete: all chunks of all frames below it that were given have been written.
     """
 
+    def beside(self, layout: Layout, frames: int) -> Output:
+        """For another dataset of the same scan, before its first frame; in data files of so many, if there are any.
+
+        Raises
+        ------
+        InputError
+            Where it cannot stand beside what is there; that is as it was.
+        """
+        ...
+
     def horizon(self, frame: int) -> int:
         """The first frame that can still be written once `frame` is."""
         ...
@@ -72,16 +82,16 @@ class SingleFile:
                     self._file.start_swmr()
                 publish(temporary, path, overwrite)
             except BaseException:
-                self._file.close()
+                self._file.discard()
                 raise
         finally:
             temporary.unlink(missing_ok=True)
         self._flushed = 0
 
-    def beside(self, layout: Layout) -> SingleFile:
+    def beside(self, layout: Layout, frames: int) -> SingleFile:
         """For another dataset in the same file."""
         if self._swmr:
-            raise InputError(f"{self._path}: must be in single access to take another dataset, is in SWMR")
+            raise InputError(f"{self._path}: must be in single or rolling access to take another dataset, is in SWMR")
         other = copy(self)
         other._layout = layout
         other._file = self._file.beside(layout)

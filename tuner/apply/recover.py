@@ -25,6 +25,7 @@ from tuner.apply.master import (
     image_numbers,
     is_eiger,
     join,
+    label_of,
     link,
     part_name,
 )
@@ -34,7 +35,7 @@ from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
 from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
-from tuner.read.links import DEAD_LINK, walk
+from tuner.read.links import DEAD_LINK, as_text, peek, walk
 from tuner.read.nexus import find_frames
 
 
@@ -73,9 +74,10 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
             if not eiger and not file[name].is_virtual:
                 dataset = file[name]
                 return {**_safe(dataset, place), "cleared": cleared, "finished": [], "beside": _beside(dataset, place)}
+            names = [name] if eiger else [name, *(other for other in _plotted(file) if other != name)]
     except OSError as error:
         raise InputError(f"{place}: cannot be opened: {error}") from None
-    return _recover_rolling(place, name)
+    return _recover_rolling(place, names)
 
 
 def _safe(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
@@ -86,6 +88,14 @@ def _beside(first: h5py.Dataset, path: Path) -> list[dict[str, Any]]:
     """The same of the other datasets that were written with a profile."""
     nodes = (node for _, node in walk(first.file) if isinstance(node, h5py.Dataset) and node != first)
     return [_safe(node, path) for node in nodes if "tuner_digest" in node.attrs]
+
+
+def _plotted(file: h5py.File) -> Iterator[str]:
+    """Datasets that were written with a profile, by the paths at which groups say that they are to be plotted."""
+    for path, node in walk(file):
+        signal = as_text(node.attrs.get("signal")) if isinstance(node, h5py.Group) else None
+        if signal and isinstance(found := peek(node, signal), h5py.Dataset) and "tuner_digest" in found.attrs:
+            yield f"{path}/{signal}"
 
 
 def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
@@ -124,51 +134,68 @@ def _checksum_is_right(chunk: bytes) -> bool:
     return len(chunk) > CHECKSUM_NBYTES and fletcher32(chunk[:-CHECKSUM_NBYTES]) == stated
 
 
-def _recover_rolling(master: Path, name: str) -> dict[str, Any]:
-    safe, pieces, finished = Runs(), [], []
-    for number, part in _unfinished(master):
-        check_unused(part)
-        with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
-            if _finish(part, master.with_name(part_name(master, number)), name):
-                finished.append(part_name(master, number))
+def _recover_rolling(master: Path, names: list[str]) -> dict[str, Any]:
+    found = [_recover_parts(master, name, label_of(name.strip("/"), names[0].strip("/"))) for name in names]
     for left in master.parent.glob(f".{glob.escape(master.name)}.*.part"):  # a master that was not renamed any more
         check_unused(left)
         left.unlink()
-    for _, path in data_files(master):
-        with h5py.File(path, locking=False) as file:
-            dataset = file[name]
-            start = int(dataset.attrs["image_nr_low"]) - 1
-            pieces.append(Piece(start, len(dataset), path.name))
-            for first, after in safe_frames(dataset, path).array().tolist():
-                safe.add(start + first, start + after)
     temporary = temporary_name(master)
     try:
         shutil.copyfile(master, temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
-            frames = _link(file, pieces) if is_eiger(file) else _join(file, name, pieces)
+            frames = [
+                _link(file, pieces) if is_eiger(file) else _join(file, name, pieces)
+                for name, (pieces, _, _) in zip(names, found, strict=True)
+            ]
             file.flush()
             os.fsync(file.id.get_vfd_handle())
         publish(temporary, master, overwrite=True)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(master.parent)
-    return {
-        "dataset": name,
-        "frames": frames,
-        "cleared": False,
-        "finished": finished,
-        "safe": safe.array().tolist(),
-        "beside": [],
-    }
+    first, *beside = (
+        {"dataset": name, "frames": count, "safe": safe.array().tolist()}
+        for name, count, (_, safe, _) in zip(names, frames, found, strict=True)
+    )
+    finished = [file for _, _, files in found for file in files]
+    return {**first, "cleared": False, "finished": finished, "beside": beside}
+
+
+def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Runs, list[str]]:
+    """Finish the data files of a dataset: all that there are, their safe frames, and names of those finished now."""
+    safe, pieces, finished = Runs(), [], []
+    for number, part in _unfinished(master, label):
+        check_unused(part)
+        with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
+            if _finish(part, master.with_name(part_name(master, number, label)), name):
+                finished.append(part_name(master, number, label))
+    for _, path in data_files(master, label):
+        with h5py.File(path, locking=False) as file:
+            dataset = file[name]
+            start = int(dataset.attrs["image_nr_low"]) - 1
+            pieces.append(Piece(start, len(dataset), path.name))
+            for first, after in safe_frames(dataset, path).array().tolist():
+                safe.add(start + first, start + after)
+    return pieces, safe, finished
 
 
 def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
     old = file[name]
-    group, attributes = old.parent, dict(old.attrs)
+    attributes = dict(old.attrs)
     shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
-    del file[name]
-    dataset = join(group, name.rsplit("/", 1)[1], pieces, shape, dtype, fill)
+    groups = [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
+    links = [
+        (group, member) for group in groups for member in group
+        if isinstance(group.get(member, getlink=True), h5py.HardLink) and group[member] == old
+    ]  # fmt: skip
+    for group, member in links:
+        del group[member]
+    parent, _, own = name.rpartition("/")
+    dataset = join(file[parent or "/"], own, pieces, shape, dtype, fill)
     dataset.attrs.update(attributes)
+    for group, member in links:
+        if member not in group:  # in an NXdetector, too
+            group[member] = dataset
     return len(dataset)
 
 
@@ -185,11 +212,11 @@ def _link(file: h5py.File, pieces: list[Piece]) -> int:
     return frames
 
 
-def _unfinished(master: Path) -> Iterator[tuple[int, Path]]:
+def _unfinished(master: Path, label: str) -> Iterator[tuple[int, Path]]:
     """Data files that are still under a temporary name, with their numbers."""
     for path in sorted(master.parent.iterdir()):
         found = re.fullmatch(r"\.(.*_data_(\d{6,})\.h5)\.\d+\.part", path.name)
-        if found and found[1] == part_name(master, int(found[2])):
+        if found and found[1] == part_name(master, int(found[2]), label):
             yield int(found[2]), path
 
 

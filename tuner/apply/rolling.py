@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from tuner.apply.checksum import Encoded
 from tuner.apply.cut import corners
-from tuner.apply.master import Piece, data_files, image_numbers, part_name, write_master
+from tuner.apply.master import Joined, Piece, data_files, image_numbers, label_of, part_name, write_master
 from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
 from tuner.apply.target import check_target, publish, temporary_name
+from tuner.errors import InputError
+from tuner.read.links import peek
 
 Corner = tuple[int, ...]
 
@@ -35,6 +40,35 @@ class _Part:
             self.frames = frames
 
 
+class _Master:
+    """The file that joins the data files of all datasets of a scan; replaced in one step, by the thread of any."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.datasets: list[Joined] = []
+        self._lock = threading.Lock()
+
+    def add(self, joined: Joined, overwrite: bool) -> None:
+        """Join another dataset; where that cannot be, nothing has changed."""
+        with self._lock:
+            self._write([*self.datasets, joined], overwrite)
+            self.datasets.append(joined)
+
+    def replace(self) -> None:
+        """Write it anew, with what is joined by now."""
+        with self._lock:
+            self._write(self.datasets, overwrite=True)
+
+    def _write(self, datasets: Sequence[Joined], overwrite: bool) -> None:
+        temporary = temporary_name(self.path)
+        try:
+            write_master(temporary, datasets)
+            publish(temporary, self.path, overwrite)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(self.path.parent)
+
+
 class RollingFiles:
     """Data files under temporary names until they are finished, and a master that is replaced after each.
 
@@ -50,27 +84,48 @@ class RollingFiles:
         Replace a master, and remove the data files that it had.
     frames : int
         In a data file; whole chunks.
+    master : _Master, optional
+        Of the datasets that it joins already.
     """
 
-    def __init__(self, path: Path, layout: Layout, overwrite: bool, frames: int) -> None:
+    def __init__(self, path: Path, layout: Layout, overwrite: bool, frames: int, master: _Master | None = None) -> None:
         self._path = path
         self._layout = layout
+        self._overwrite = overwrite
         self._frames = frames
         self._chunks = len(list(corners((frames, *layout.frame_shape), layout.encoder.chunk_shape)))
         self._parts: dict[int, _Part] = {}
         self._pieces: dict[int, Piece] = {}
         self._begun = 0
-        self._joined = 0
+        self._safe_below = 0
         self._extent = 0
-        self._notes: Notes = {}
-        for _, old in list(data_files(path)):
+        self._master = master or _Master(path)
+        known = self._master.datasets
+        label = label_of(layout.dataset, known[0].layout.dataset) if known else ""
+        for other in known:
+            if label == other.label:
+                raise InputError(
+                    f"dataset must be in a group of its own, got /{layout.dataset}, whose data files would have the"
+                    f" names of those of /{other.layout.dataset}"
+                )
+        self._joined = Joined(layout, label)
+        older = [old for _, old in data_files(path, label)]
+        for old in older:
             check_target(old, overwrite)
+            if label and not _holds(old, layout.dataset):
+                raise InputError(f"{old}: exists already, and holds no /{layout.dataset} that might be replaced")
         layout.check()
-        self._replace_master(overwrite)
-        for _, old in list(data_files(path)):
+        self._master.add(self._joined, overwrite or master is not None)
+        for old in older:
             old.unlink()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
         self._finishing: Future[None] | None = None
+
+    def beside(self, layout: Layout, frames: int) -> RollingFiles:
+        """For another dataset of the same master, with data files of its own."""
+        if self._layout.eiger:
+            raise InputError(f"{self._path}: takes one dataset, as an Eiger's; /{layout.dataset} needs another master")
+        return RollingFiles(self._path, layout, self._overwrite, frames, self._master)
 
     def horizon(self, frame: int) -> int:
         """The first frame of the data file before that of `frame`."""
@@ -97,7 +152,7 @@ class RollingFiles:
 
     def flush(self, stored: int, notes: Notes) -> int:
         """Those in finished files that the master joins; others survive in a file that `tuner recover` finishes."""
-        self._notes = notes
+        self._joined.notes = notes
         for part in self._parts.values():
             part.file.flush()
         return self._safe
@@ -110,7 +165,7 @@ class RollingFiles:
 
     def close(self, notes: Notes) -> None:
         """Finish the last data file, which may be shorter, and the master."""
-        self._notes = notes
+        self._joined.notes = notes
         if not self._parts:
             self._wait()
             self._replace_master()
@@ -121,7 +176,7 @@ class RollingFiles:
 
     def save(self, stored: int, notes: Notes) -> int:
         """Finish what can be; the rest stays under its temporary name, for `tuner recover` where there is room."""
-        self._notes = notes
+        self._joined.notes = notes
         self._extent = min(self._extent, stored)
         try:
             self._wait()
@@ -136,20 +191,23 @@ class RollingFiles:
         self._finisher.shutdown()
         for part in self._parts.values():
             part.file.discard()
-        return self._joined if self._path.exists() else 0
+        return self._safe_below if self._path.exists() else 0
 
     @property
     def _safe(self) -> int:
-        return min([self._joined, *(number * self._frames for number in self._parts)])
+        return min([self._safe_below, *(number * self._frames for number in self._parts)])
 
     def _piece(self, number: int) -> Piece:
         start = number * self._frames
-        return Piece(start, min(self._frames, self._extent - start), part_name(self._path, number + 1))
+        return Piece(start, min(self._frames, self._extent - start), self._name(number))
+
+    def _name(self, number: int) -> str:
+        return part_name(self._path, number + 1, self._joined.label)
 
     def _begin(self, number: int) -> _Part:
         for old in sorted(n for n in self._parts if n < number - 1):
             self._finish(old)
-        path = self._path.with_name(part_name(self._path, number + 1))
+        path = self._path.with_name(self._name(number))
         part = self._parts[number] = _Part(path, self._layout, number * self._frames)
         self._begun = max(self._begun, number + 1)
         return part
@@ -176,18 +234,22 @@ class RollingFiles:
         self._pieces[number] = piece
         if joins:
             self._replace_master()
-            self._joined = max(piece.start + piece.frames for piece in self._pieces.values())
+            self._safe_below = max(piece.start + piece.frames for piece in self._pieces.values())
 
-    def _replace_master(self, overwrite: bool = True) -> None:
-        temporary = temporary_name(self._path)
-        try:
-            write_master(temporary, self._layout, [self._pieces[n] for n in sorted(self._pieces)], self._notes)
-            publish(temporary, self._path, overwrite)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(self._path.parent)
+    def _replace_master(self) -> None:
+        self._joined.pieces = [self._pieces[number] for number in sorted(self._pieces)]
+        self._master.replace()
 
     def _wait(self) -> None:
         if self._finishing is not None:
             self._finishing.result()
             self._finishing = None
+
+
+def _holds(path: Path, dataset: str) -> bool:
+    """Whether a file is one that a dataset of a scan went into."""
+    try:
+        with h5py.File(path, locking=False) as file:
+            return isinstance(peek(file, dataset), h5py.Dataset)
+    except OSError:
+        return False

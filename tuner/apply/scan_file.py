@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Mapping
 from copy import copy
@@ -19,13 +20,11 @@ from tuner.apply.checksum import Encoded
 from tuner.apply.dataset import create_dataset, stamp, to_older_index
 from tuner.apply.fields import add_fields
 from tuner.apply.metadata import note_scale
-from tuner.apply.nexus import add_detector, data_group, tell_apart
+from tuner.apply.nexus import add_detector, check_own_group, data_group, tell_apart
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.provenance import add_process
 from tuner.container import BLOSC2
-from tuner.errors import InputError
 from tuner.profile import Profile
-from tuner.read.links import peek
 from tuner.stack import convention
 
 #: Attributes that say what is only known while frames are written.
@@ -123,20 +122,17 @@ class ScanFile:
         # Created with the default version bounds, then opened again with those of HDF5 1.10: the old superblock has no
         # flag for which a file that was not closed refuses to open, the newer index of chunks can be read between any
         # two writes of a flush. SWMR wants the newer superblock.
-        h5py.File(path, "x", libver=LIBVER if swmr else None, locking=False).close()
+        close_once(h5py.File(path, "x", libver=LIBVER if swmr else None, locking=False))
         self._handle = _Handle(h5py.File(path, "r+", libver=LIBVER, locking=False))
         try:
             self._create(layout)
         except BaseException:
-            self._file.close()
+            self.discard()
             raise
 
     def beside(self, layout: Layout) -> ScanFile:
         """Another dataset in the same file; before the first frame, as a kill in between may damage the file."""
-        group, _, _ = layout.dataset.rpartition("/")
-        node = peek(self._file, group) if group else self._file
-        if node is not None and (not isinstance(node, h5py.Group) or "signal" in node.attrs):
-            raise InputError(f"dataset must be in a group of its own, got /{layout.dataset} beside what is there")
+        check_own_group(self._file, layout.dataset)
         layout.check()
         other = copy(self)
         other._create(layout, self._dataset)
@@ -255,7 +251,7 @@ class ScanFile:
             self._released = True
             self._handle.users -= 1
             if not self._handle.users:
-                self._file.close()
+                close_once(self._file)
 
     @property
     def _file(self) -> h5py.File:
@@ -264,6 +260,28 @@ class ScanFile:
     @property
     def _descriptor(self) -> int:
         return int(self._file.id.get_vfd_handle())
+
+
+def close_once(file: h5py.File) -> None:
+    """Close a file; one that cannot be closed properly is not closed again by the interpreter's exit, which may crash.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        Where HDF5 cannot write what is left.
+    """
+    number = file.id.id
+    with phil:
+        try:
+            file.close()
+        except (OSError, RuntimeError):
+            # HDF5 has freed the file, and keeps its number as if it had not. Not all builds export the function.
+            with contextlib.suppress(AttributeError):
+                forget = ctypes.CDLL(h5py.h5.__file__).H5I_remove
+                forget.argtypes, forget.restype = (ctypes.c_int64,), ctypes.c_void_p
+                if h5py.h5i.get_type(file.id) == h5py.h5i.FILE:
+                    forget(number)
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -101,11 +101,12 @@ class Writer:
         self._chunk_shape = config.chunks
         layout = Layout(dataset, frame_shape, dtype, self._encoder, profile, mask, fields, eiger)
         output: Output
+        each = -(-roll_every // config.chunks[0]) * config.chunks[0]
         try:
             if beside is not None:
-                output = beside._share(layout)
+                output = beside._share(layout, each)
             elif access == "rolling":
-                output = RollingFiles(path, layout, overwrite, -(-roll_every // config.chunks[0]) * config.chunks[0])
+                output = RollingFiles(path, layout, overwrite, each)
             else:
                 output = SingleFile(path, layout, overwrite, swmr=access == "swmr")
         except OSError as error:
@@ -275,14 +276,12 @@ class Writer:
             if self._ledger.taken - self._flushed >= self._flush_frames:
                 self.flush()
 
-    def _share(self, layout: Layout) -> Output:
+    def _share(self, layout: Layout, frames: int) -> Output:
         with self._lock:
             self._check_open()
-            if not isinstance(self._output, SingleFile):
-                raise InputError(f"{self.path}: must be in single access to take another dataset")
             if self._ledger.end:
                 raise InputError(f"{self.path}: takes another dataset before the first frame only")
-            return self._output.beside(layout)
+            return self._output.beside(layout, frames)
 
     def _take(self, frames: Frames, start: int, lossless: bool) -> None:
         ledger, size = self._ledger, self._chunk_shape[0]
