@@ -137,7 +137,14 @@ def prepare(steps: Sequence[Step], frames: NDArray[Any], pixels: Pixels) -> NDAr
 
 
 def check_steps(steps: Sequence[Step], dtype: np.dtype[Any], noise: Noise | None) -> None:
-    """Raise InputError where a step cannot be done to pixels of a dtype with that noise."""
+    """Raise InputError where a step cannot be done to pixels of a dtype with that noise.
+
+    >>> check_steps([Uniform(2)], np.dtype(bool), None)
+    Traceback (most recent call last):
+    tuner.errors.InputError: steps must be used on numbers, got bool, which has nothing to round
+    """
+    if steps and dtype.kind == "b":
+        raise InputError("steps must be used on numbers, got bool, which has nothing to round")
     for index, step in enumerate(steps):
         try:
             step.check(dtype, noise)
