@@ -81,7 +81,7 @@ judges = st.builds(
 
 def refused(document: Any) -> str:
     """The one line that refuses a goal's document."""
-    return refusal(lambda: Goal.from_dict(document, "my.yaml:"), "my.yaml: ")
+    return refusal(lambda: Goal.from_dict(document, "my.yaml:"), "my.yaml")
 
 
 def columns(judge: Judge, evaluation: Evaluation) -> list[float]:

@@ -90,7 +90,7 @@ profiles = st.builds(
 
 def refused(document: Any) -> str:
     """The one line that refuses a profile's document."""
-    return refusal(lambda: Profile.from_dict(document, "i03.yaml:"), "i03.yaml: ")
+    return refusal(lambda: Profile.from_dict(document, "i03.yaml:"), "i03.yaml")
 
 
 def changed(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

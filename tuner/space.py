@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from tuner.choices import (
+    Choices,
+    Chooser,
+    Given,
+    Node,
+    Range,
+    combine,
+    decide,
+    distinct,
+    expand,
+    locate,
+    size_of,
+    with_leaves,
+)
+from tuner.choices import Choose as Choose  # what `Space.tree` is made of
 from tuner.config import EXTENT, FRAMES, VALID, Blosc2, Config
 from tuner.document import (
-    canonical_json,
     check_list,
     check_mapping,
     check_schema,
@@ -36,50 +50,6 @@ SCHEMA = 1
 
 #: Compressions that a walk through a space holds in memory, at most.
 _MOST_HELD = 1 << 16
-
-
-class Chooser(Protocol):
-    """Decides what a space leaves open; a parameter's name is its path, the branch included."""
-
-    def choose(self, name: str, labels: tuple[str, ...]) -> str:
-        """One of the labels."""
-        ...
-
-    def number(self, name: str, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both included."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Choose:
-    """A place that takes one of several alternatives, each of which may leave more open."""
-
-    options: tuple[Node, ...]
-    """The alternatives."""
-    labels: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    """A text for each alternative: the value itself, or its number where it leaves more open."""
-
-    def __post_init__(self) -> None:
-        labels = tuple(
-            f"#{index}" if isinstance(option, Mapping | Choose | Range) or _is_steps(option) else canonical_json(option)
-            for index, option in enumerate(self.options)
-        )
-        object.__setattr__(self, "labels", labels)
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A place that takes a whole number between two, both included."""
-
-    low: int
-    """The least."""
-    high: int
-    """The greatest."""
-
-
-Node: TypeAlias = "Choose | Range | Mapping[str, Any] | str | int | list[Any]"
-#: What each parameter was decided to be, by its name.
-Choices: TypeAlias = "dict[str, str | int]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +114,11 @@ class Space:
 
         blosc2 = _shared({"typesize": 0}, self.tree.get("blosc2", {}))
         tree = {"steps": [], "chunks": [1, "..."], **self.tree, "blosc2": blosc2}
-        return Space(self.name, {key: _map(node, key, leaf) for key, node in tree.items()})
+        return Space(self.name, {key: with_leaves(node, key, leaf) for key, node in tree.items()})
 
     def steps(self) -> list[tuple[Step, ...]]:
         """What may be done to frames before they are cut and compressed, each once; `()` keeps every pixel."""
-        documents = [steps for _, steps in _expand(self.tree.get("steps", []), "steps")]
+        documents = [steps for _, steps in expand(self.tree.get("steps", []), "steps")]
         return list(dict.fromkeys(Config.from_dict({"steps": steps}).steps for steps in documents))
 
     def with_steps(self, steps: tuple[Step, ...]) -> Space:
@@ -163,7 +133,7 @@ class Space:
         InputError
             Where what was chosen is not allowed together, such as a block size that is no multiple of the typesize.
         """
-        return Config.from_dict({key: _suggest(node, key, chooser) for key, node in self.tree.items()})
+        return Config.from_dict({key: decide(node, key, chooser) for key, node in self.tree.items()})
 
     def locate(self, config: Config) -> Choices | None:
         """The choices that lead to a configuration; None where the space does not hold it."""
@@ -172,7 +142,7 @@ class Space:
         defaults = Config().to_dict()
         for key, value in document.items():
             if key in self.tree:
-                if not _locate(self.tree[key], value, key, choices):
+                if not locate(self.tree[key], value, key, choices):
                     return None
             elif value != defaults[key]:
                 return None
@@ -180,14 +150,14 @@ class Space:
 
     def at(self, choices: Choices) -> Config:
         """The configuration of given choices, the inverse of `locate`."""
-        return self.suggest(_Given(choices))
+        return self.suggest(Given(choices))
 
     def grid(self) -> Iterator[tuple[Choices, Config]]:
         """Every combination of choices with its configuration; those that are not allowed are left out."""
         node = self.tree.get("blosc2", {})
         # Read once for all chunk shapes, unless a range makes too many to hold.
-        held = list(_compressions(node)) if _size(node) <= _MOST_HELD else None
-        for choices, document in _combine([(key, key, other) for key, other in self.tree.items() if key != "blosc2"]):
+        held = list(_compressions(node)) if size_of(node) <= _MOST_HELD else None
+        for choices, document in combine([(key, key, other) for key, other in self.tree.items() if key != "blosc2"]):
             config = Config.from_dict(document)
             for others, blosc2 in _compressions(node) if held is None else held:
                 yield {**choices, **others}, replace(config, blosc2=blosc2)
@@ -195,20 +165,7 @@ class Space:
     @property
     def size(self) -> int:
         """How many combinations of choices there are, those that are not allowed among them."""
-        return _size(self.tree)
-
-
-class _Given:
-    """A chooser that answers from choices made before."""
-
-    def __init__(self, choices: Choices) -> None:
-        self._choices = choices
-
-    def choose(self, name: str, labels: tuple[str, ...]) -> str:
-        return str(self._choices[name])
-
-    def number(self, name: str, low: int, high: int) -> int:
-        return int(self._choices[name])
+        return size_of(self.tree)
 
 
 def load_space(name_or_path: str | os.PathLike[str]) -> Space:
@@ -272,11 +229,6 @@ def _parse_step(node: Any, place: str) -> Mapping[str, Any]:
     return {"step": kind.name, **leaves}
 
 
-def _is_steps(node: Any) -> bool:
-    """Whether a list is one of steps, which may leave something open, and not a value."""
-    return isinstance(node, list) and any(isinstance(item, Mapping) for item in node)
-
-
 def _parse_leaf(node: Any, place: str, check: Check) -> Node:
     """A value, `choose:` among such, or `range:` between two."""
     if not isinstance(node, Mapping):
@@ -299,121 +251,22 @@ def _choose(options: Any, place: str, parse: Callable[[Any, str], Any]) -> Choos
     options = check_list(options, place)
     if not options:
         raise InputError(f"{place} must have at least one alternative, got none")
-    return Choose(_distinct([parse(option, join(place, index)) for index, option in enumerate(options)]))
+    return Choose(distinct([parse(option, join(place, index)) for index, option in enumerate(options)]))
 
 
 def _shared(shared: Mapping[str, Any], node: Choose | Mapping[str, Any]) -> Choose | Mapping[str, Any]:
     """The node with keys that hold for each alternative that does not give its own."""
     if isinstance(node, Choose):
-        return Choose(_distinct([_shared(shared, option) for option in node.options]))  # type: ignore[arg-type]
+        return Choose(distinct([_shared(shared, option) for option in node.options]))  # type: ignore[arg-type]
     return {**shared, **node}
 
 
-def _distinct(options: list[Node]) -> tuple[Node, ...]:
-    return tuple(option for index, option in enumerate(options) if option not in options[:index])
-
-
-def _map(node: Any, key: str, leaf: Any) -> Any:
-    if isinstance(node, Choose):
-        options = _distinct([_map(option, key, leaf) for option in node.options])
-        return options[0] if len(options) == 1 else Choose(options)
-    if isinstance(node, Mapping):
-        return {inner: _map(value, inner, leaf) for inner, value in node.items()}
-    if _is_steps(node):
-        return [_map(step, key, leaf) for step in node]
-    return node if isinstance(node, Range) else leaf(key, node)
-
-
-def _suggest(node: Any, name: str, chooser: Chooser) -> Any:
-    if isinstance(node, Choose):
-        index = node.labels.index(chooser.choose(name, node.labels))
-        option = node.options[index]
-        return _suggest(option, f"{name}[{index}]", chooser)
-    if isinstance(node, Range):
-        return chooser.number(name, node.low, node.high)
-    if isinstance(node, Mapping):
-        return {key: _suggest(value, f"{name}.{key}", chooser) for key, value in node.items()}
-    if _is_steps(node):
-        return [_suggest(step, f"{name}[{index}]", chooser) for index, step in enumerate(node)]
-    return node
-
-
-def _expand(node: Any, name: str) -> Iterator[tuple[Choices, Any]]:
-    """Every combination of choices below a place, with the value that comes of it."""
-    if isinstance(node, Choose):
-        for index, (label, option) in enumerate(zip(node.labels, node.options, strict=True)):
-            for choices, value in _expand(option, f"{name}[{index}]"):
-                yield {name: label, **choices}, value
-    elif isinstance(node, Range):
-        for number in range(node.low, node.high + 1):
-            yield {name: number}, number
-    elif isinstance(node, Mapping):
-        yield from _combine([(key, f"{name}.{key}", value) for key, value in node.items()])
-    elif _is_steps(node):
-        for choices, steps in _combine([(str(i), f"{name}[{i}]", step) for i, step in enumerate(node)]):
-            yield choices, list(steps.values())
-    else:
-        yield {}, node
-
-
-def _size(node: Any) -> int:
-    if isinstance(node, Choose):
-        return sum(map(_size, node.options))
-    if isinstance(node, Range):
-        return node.high - node.low + 1
-    if isinstance(node, Mapping):
-        return math.prod(map(_size, node.values()))
-    return math.prod(map(_size, node)) if _is_steps(node) else 1
-
-
 def _compressions(node: Any) -> Iterator[tuple[Choices, Blosc2]]:
-    for choices, document in _expand(node, "blosc2"):
+    for choices, document in expand(node, "blosc2"):
         try:
             yield choices, Blosc2.from_dict(document)
         except InputError:
             continue
-
-
-def _combine(nodes: Sequence[tuple[str, str, Any]]) -> Iterator[tuple[Choices, dict[str, Any]]]:
-    """Every combination of keyed nodes, one at a time: a range may be too wide to be held."""
-    if not nodes:
-        yield {}, {}
-        return
-    (key, name, node), *rest = nodes
-    for choices, value in _expand(node, name):
-        for others, values in _combine(rest):
-            yield {**choices, **others}, {key: value, **values}
-
-
-def _locate(node: Any, value: Any, name: str, choices: Choices) -> bool:
-    if isinstance(node, Choose):
-        for index, (label, option) in enumerate(zip(node.labels, node.options, strict=True)):
-            found: Choices = {}
-            if _locate(option, value, f"{name}[{index}]", found):
-                choices.update({name: label, **found})
-                return True
-        return False
-    if isinstance(node, Range):
-        if not isinstance(value, int) or not node.low <= value <= node.high:
-            return False
-        choices[name] = value
-        return True
-    if _is_steps(node):
-        return len(node) == len(value) and all(
-            _locate(step, given, f"{name}[{index}]", choices)
-            for index, (step, given) in enumerate(zip(node, value, strict=True))
-        )
-    if isinstance(node, Mapping) and "step" in node:
-        return node["step"] == value["step"] and all(
-            _locate(node[key], value[key], f"{name}.{key}", choices) for key in node if key != "step"
-        )
-    if isinstance(node, Mapping):
-        defaults = Blosc2().to_dict()
-        return all(
-            _locate(node[key], value[key], f"{name}.{key}", choices) if key in node else value[key] == defaults[key]
-            for key in value
-        )
-    return bool(node == value)
 
 
 def _check_chunks(chunks: Any, place: str) -> None:

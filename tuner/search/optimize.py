@@ -14,11 +14,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tuner.choices import Choices
 from tuner.config import Config
 from tuner.errors import InputError, TunerWarning
 from tuner.evaluation import Evaluation
 from tuner.goal import Goal
-from tuner.space import Choices, Space
+from tuner.space import Space
 
 #: Proposals that nothing new came of before the space is walked through in order instead.
 _PATIENCE = 30
