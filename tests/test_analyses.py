@@ -17,7 +17,7 @@ from tuner import load_profile
 from tuner.analysis import ANALYSES, Own, RadialProfile
 from tuner.cli import main
 from tuner.errors import InputError
-from tuner.goal import Goal
+from tuner.goal import Goal, load_goal
 from tuner.measure.analyses import Scan, analyse, breach, check_allowed, scans_of
 from tuner.measure.analyses.reconstruction import _projections, _reconstruct
 from tuner.noise import Noise
@@ -25,7 +25,6 @@ from tuner.read import open_stacks
 from tuner.simulate import Mx, Saxs, Tomography, Xrf, write_nexus
 from tuner.simulate.simulation import Simulation, world
 from tuner.simulate.tomography import draw_phantom
-from tuner.space import shipped
 from tuner.steps import Pixels, prepare
 from tuner.steps.noise_aware import Sigma
 
@@ -48,11 +47,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for technique, (simulation, _) in SCANS.items():
         write_nexus(paths[technique], simulation)
     return paths
-
-
-def goal_of(technique: str) -> Goal:
-    document, place, _ = shipped(technique, "search_spaces/goals", "goal")
-    return Goal.from_dict(document, place)
 
 
 def scan_of(path: Path, noise: Noise, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None) -> Scan:
@@ -105,7 +99,7 @@ CHEATS: list[tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = [
 def test_an_analysis_finds_what_spoils_it(
     files: dict[str, Path], technique: str, cheat: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> None:
-    goal = goal_of(technique)
+    goal = load_goal(technique)
     found = analyse(goal, [scan_of(files[technique], SCANS[technique][1], cheat)])
     assert breach(goal, found) is not None
 
@@ -113,7 +107,7 @@ def test_an_analysis_finds_what_spoils_it(
 @pytest.mark.parametrize("technique", SCANS)
 def test_rounding_below_the_noise_changes_no_analysis_by_a_per_cent(files: dict[str, Path], technique: str) -> None:
     noise = SCANS[technique][1]
-    goal, scan = goal_of(technique), scan_of(files[technique], noise)
+    goal, scan = load_goal(technique), scan_of(files[technique], noise)
     found = analyse(goal, [scan_of(files[technique], noise, lambda f: prepare([Sigma(0.5)], f, scan.pixels))])
     assert breach(goal, found) is None
     assert found.metrics != perfect(goal)
@@ -128,7 +122,7 @@ def perfect(goal: Goal) -> dict[str, float]:
 
 @pytest.mark.parametrize("technique", SCANS)
 def test_frames_that_came_back_have_the_perfect_value_of_each_figure(files: dict[str, Path], technique: str) -> None:
-    goal = goal_of(technique)
+    goal = load_goal(technique)
     found = analyse(goal, [scan_of(files[technique], SCANS[technique][1])])
     assert found.metrics == pytest.approx(perfect(goal), abs=1e-9)
     assert all(low <= found.metrics[name] <= high for name, (low, high) in found.spread.items())
@@ -221,7 +215,7 @@ def test_what_is_lost_at_high_resolution_shows_in_its_shell(files: dict[str, Pat
     def erased(frames: NDArray[Any]) -> NDArray[Any]:
         return np.where(outside, 1, frames)
 
-    found = analyse(goal_of("mx"), [scan_of(files["mx"], POISSON, erased)]).metrics
+    found = analyse(load_goal("mx"), [scan_of(files["mx"], POISSON, erased)]).metrics
     assert found["peaks.cc"] > 0.8
     assert found["peaks.shell_cc"] < 0.3
     assert found["peaks.shell_scale_percent"] > 2 * found["peaks.scale_percent"]
@@ -322,7 +316,7 @@ def test_a_library_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
     with pytest.raises(InputError, match=rf"^analysis \w+ needs {package}: pip install 'tuner\[analyses\]'$"):
-        analyse(goal_of(technique), [scan_of(files[technique], SCANS[technique][1])])
+        analyse(load_goal(technique), [scan_of(files[technique], SCANS[technique][1])])
 
 
 # Documents ------------------------------------------------------------------------------------------------------------
@@ -330,7 +324,7 @@ def test_a_library_that_is_missing_is_named(
 
 @pytest.mark.parametrize("technique", SCANS)
 def test_a_goal_with_analyses_comes_back_from_its_document(technique: str) -> None:
-    goal = goal_of(technique)
+    goal = load_goal(technique)
     assert goal.analysed
     assert Goal.from_dict(json.loads(json.dumps(goal.to_dict()))) == goal
     plain = goal.without_analyses
@@ -481,6 +475,6 @@ def test_code_runs_only_where_it_is_allowed(
 
 
 def test_only_what_runs_code_needs_to_be_allowed() -> None:
-    check_allowed(goal_of("saxs"), allow_code=False)
+    check_allowed(load_goal("saxs"), allow_code=False)
     with pytest.raises(InputError, match="--allow-code"):
         check_allowed(Goal(("ratio",), analyses=(Own("mine", "command:true"),)), allow_code=False)

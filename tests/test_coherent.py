@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tuner.analysis import G2, Contrast
 from tuner.errors import InputError
-from tuner.goal import Goal
+from tuner.goal import Goal, load_goal
 from tuner.measure.analyses import Scan, analyse, breach, scans_of
 from tuner.measure.analyses.contrast import _contrast, _over, _sums
 from tuner.measure.analyses.g2 import _Correlator, _rate
@@ -22,7 +22,6 @@ from tuner.measure.analyses.rings import SECTORS, ratio, rings_of
 from tuner.noise import Noise
 from tuner.read import open_stacks
 from tuner.simulate import Xpcs, write_nexus
-from tuner.space import shipped
 from tuner.steps import Pixels, prepare
 from tuner.steps.noise_aware import Sigma
 
@@ -39,11 +38,6 @@ def speckles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("speckles") / "speckles.nxs"
     write_nexus(path, SAMPLE.simulate(160, 1))
     return path
-
-
-def goal_of(name: str) -> Goal:
-    document, place, _ = shipped(name, "search_spaces/goals", "goal")
-    return Goal.from_dict(document, place)
 
 
 def scan_of(path: Path, change: Change | None = None, noise: Noise = POISSON) -> Scan:
@@ -155,19 +149,19 @@ CHEATS: dict[str, Change] = {
 @pytest.mark.parametrize("name", GOALS)
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_what_spoils_speckles_is_seen(speckles: Path, name: str, cheat: str) -> None:
-    goal = goal_of(name)
+    goal = load_goal(name)
     assert breach(goal, analyse(goal, [scan_of(speckles, CHEATS[cheat])])) is not None
 
 
 def test_frames_in_another_order_are_seen_by_what_looks_at_time(speckles: Path) -> None:
-    goal = goal_of("xpcs")
+    goal = load_goal("xpcs")
     shuffled = scan_of(speckles, lambda frames: frames[np.random.default_rng(0).permutation(len(frames))])
     assert breach(goal, analyse(goal, [shuffled])) is not None
 
 
 @pytest.mark.parametrize("name", GOALS)
 def test_rounding_below_the_noise_passes(speckles: Path, name: str) -> None:
-    goal, pixels = goal_of(name), scan_of(speckles).pixels
+    goal, pixels = load_goal(name), scan_of(speckles).pixels
     found = analyse(goal, [scan_of(speckles, lambda frames: prepare([Sigma(0.5)], frames, pixels))])
     assert breach(goal, found) is None
     assert any(found.metrics.values())
@@ -176,7 +170,7 @@ def test_rounding_below_the_noise_passes(speckles: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", GOALS)
 def test_frames_that_came_back_have_the_perfect_value_of_each_figure(speckles: Path, name: str) -> None:
-    goal = goal_of(name)
+    goal = load_goal(name)
     found = analyse(goal, [scan_of(speckles)])
     assert set(found.metrics.values()) == {0.0}
     assert Goal.from_dict(goal.to_dict()) == goal
@@ -211,4 +205,4 @@ def test_what_an_analysis_needs_is_asked_for_in_one_line(tmp_path: Path, speckle
 def test_a_library_that_is_missing_is_named(speckles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(InputError, match=r"^analysis g2 needs scipy: pip install 'tuner\[analyses\]'$"):
-        analyse(goal_of("xpcs"), [scan_of(speckles)])
+        analyse(load_goal("xpcs"), [scan_of(speckles)])

@@ -18,8 +18,8 @@ from tuner.choices import Choices, Choose, Range
 from tuner.config import CHAINS, CODECS, SPLITMODES, Config
 from tuner.document import dump_yaml, parse_yaml
 from tuner.errors import InputError
-from tuner.goal import Goal
-from tuner.space import Space, load_space, shipped
+from tuner.goal import load_goal
+from tuner.space import Space, load_space
 from tuner.steps.uniform import Uniform
 
 SHIPPED = (
@@ -277,8 +277,7 @@ def test_the_shipped_are_those_that_are_named() -> None:
         f"space must be one of {' '.join(SHIPPED)} or a YAML file, got 'portabel' (did you mean 'portable'?)"
     )
     for name in ("acquire", "archive", "balanced", "noise-equivalent", "read", "sub-noise"):
-        document, place, _ = shipped(name, "search_spaces/goals", "goal")
-        assert Goal.from_dict(document, place).name == name
+        assert load_goal(name).name == name
 
 
 def test_a_users_own_file_is_as_good(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tuner.document import (
 from tuner.errors import InputError
 from tuner.evaluation import ANALYSED, METRICS, OBJECTIVES, Evaluation, Metric
 from tuner.quality import worst
+from tuner.space import shipped
 
 #: The version of a goal's document.
 SCHEMA = 1
@@ -114,7 +115,8 @@ class Constraint:
     def violation(self, evaluation: Evaluation, bound: float) -> float:
         """How far an evaluation is from meeting the limit, relative to it; at most 0 where it is met.
 
-        A timed requirement holds when the low end of the spread does (the high end for ``<=``).
+        Infinite where the metric was not measured, or what the limit refers to. A timed requirement holds when the low
+        end of the spread does (the high end for ``<=``).
         """
         value = evaluation.low(self.metric) if self.op == ">=" else evaluation.high(self.metric)
         if math.isnan(value) or math.isnan(bound):
@@ -342,6 +344,21 @@ def broken(found: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint
         if not (got <= limit.limit if limit.op == "<=" else got >= limit.limit):
             return f"{limit} is broken, got {got:.4g}"
     return None
+
+
+def load_goal(name_or_path: str | os.PathLike[str]) -> Goal:
+    """A shipped goal by its name, or a user's own by its path.
+
+    >>> load_goal("archive").name
+    'archive'
+
+    Raises
+    ------
+    InputError
+        Where there is no such goal, with the shipped ones; or with the place of a mistake in it.
+    """
+    document, place, name = shipped(name_or_path, "search_spaces/goals", "goal")
+    return Goal.from_dict({"name": name, **document}, place)
 
 
 def goal_of(

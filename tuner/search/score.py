@@ -13,7 +13,7 @@ import numpy as np
 from tuner.config import Config
 from tuner.errors import InputError
 from tuner.evaluation import Evaluation
-from tuner.goal import Goal, Judge
+from tuner.goal import Goal, Judge, load_goal
 from tuner.search.guide import Guide
 from tuner.search.surrogate import (
     TARGETS,
@@ -25,7 +25,6 @@ from tuner.search.surrogate import (
     is_usable,
     logarithms,
 )
-from tuner.space import shipped
 
 #: The goals that picks are judged by.
 GOALS = ("balanced", "archive", "acquire", "read")
@@ -69,12 +68,6 @@ class Score:
     """Goal to the sample's digest to what the pick is worth less than the best, as a logarithm."""
     within: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Target to the shares of what was measured within one and two standard deviations of the guess."""
-
-
-def load_goal(name: str) -> Goal:
-    """A shipped goal."""
-    document, place, _ = shipped(name, "search_spaces/goals", "goal")
-    return Goal.from_dict({"name": name, **document}, place)
 
 
 def cases_of(evaluations: Iterable[Evaluation]) -> list[Case]:
