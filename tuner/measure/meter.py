@@ -26,7 +26,7 @@ from tuner.container import BLOSC2, Container
 from tuner.errors import CodecError, InputError
 from tuner.evaluation import Evaluation
 from tuner.measure.target import Target
-from tuner.measure.timing import Reference, Timing, clocked, last_level_cache, machine, timed, versions
+from tuner.measure.timing import Reference, Scratch, Timing, beyond_cache, clocked, machine, timed, versions
 from tuner.quality import QUALITIES, compare, worst
 from tuner.read.sampling import Sample
 from tuner.steps import Pixels, Step, check_steps, prepare
@@ -37,9 +37,6 @@ SEARCH_WINDOWS, FINAL_WINDOWS = 5, 15
 #: The one process in which every plug-in is measured; the first of them starts it.
 PLUGIN_CHILD = PluginChild()
 atexit.register(PLUGIN_CHILD.close)
-
-#: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
-_MOST_BUFFERS = 1 << 14
 
 #: Encoded frames that are kept to be decoded: as a writer lets go of each, new memory for all would be paid for.
 _KEPT_NBYTES = 4 << 20
@@ -104,7 +101,7 @@ class Meter:
         self.container = container
         self.digest = sample.digest
         self.reference = Reference()
-        self._scratch = np.empty(0, np.uint8)
+        self._scratch = Scratch()
         self._chunks: tuple[tuple[Step, ...], tuple[int, ...], list[NDArray[Any]]] = ((), (), [])
         as_it_was = {name: QUALITIES[name].perfect for name in qualities}
         self._prepared: dict[tuple[Step, ...], Prepared] = {(): Prepared(sample, 0.0, as_it_was)}
@@ -221,9 +218,7 @@ class Meter:
         ]
 
     def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
-        """How fast an evaluated configuration encodes, steps included, and decodes.
-
-        On buffers that exceed the last-level cache.
+        """How fast an evaluated configuration encodes, steps included, and decodes, beyond the last-level cache.
 
         Nothing else of ours may run meanwhile.
 
@@ -249,7 +244,8 @@ class Meter:
             return seconds
 
         encode = timed(encode_at, range(len(chunks)), nbytes, self.reference, windows=windows)
-        items = list(zip(itertools.cycle(frames), self._targets(resolved.chunks, len(chunks)), strict=False))
+        into = self._scratch.arrays(resolved.chunks, self.sample.dtype, len(chunks))
+        items = list(zip(itertools.cycle(frames), into, strict=False))
         decode = timed(lambda item: encoder.timed_decode(*item), items, nbytes, self.reference, windows=windows)
         if resolved.steps:
             encode = encode.after(self._clock_steps(resolved.steps, windows))
@@ -375,22 +371,8 @@ class Meter:
         """Distinct copies of the prepared sample's chunks that together exceed the last-level cache."""
         if self._chunks[:2] != (steps, chunks):
             self._chunks = ((), (), [])  # let go of the old ones first
-            buffers = [chunk for _, chunk in self._cut(chunks, steps)]
-            nbytes = buffers[0].nbytes
-            wanted = max(2, min(-(-last_level_cache() // nbytes), _MOST_BUFFERS))
-            buffers.extend(buffers[index % len(buffers)].copy() for index in range(wanted - len(buffers)))
-            self._chunks = (steps, chunks, buffers)
+            self._chunks = (steps, chunks, beyond_cache([chunk for _, chunk in self._cut(chunks, steps)]))
         return self._chunks[2]
-
-    def _targets(self, chunks: tuple[int, ...], count: int) -> list[NDArray[Any]]:
-        """Arrays to decode into, taken in turn from more memory than the last-level cache holds."""
-        nbytes = math.prod(chunks) * self.sample.dtype.itemsize
-        if len(self._scratch) < max(nbytes, last_level_cache()):
-            self._scratch = np.empty(max(nbytes, last_level_cache()), np.uint8)
-            self._scratch.fill(0)  # pages that were never touched would be paid for by what is timed
-        places = len(self._scratch) // nbytes
-        starts = (nbytes * (index % places) for index in range(count))
-        return [self._scratch[at : at + nbytes].view(self.sample.dtype).reshape(chunks) for at in starts]
 
     def access_factors(self, configs: Sequence[Config]) -> dict[str, NDArray[np.float64]]:
         """Metric of reading to the logarithm of its factor over decoding, shape (configurations,)."""

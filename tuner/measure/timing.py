@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.encode import Encoder
 from tuner.apply.provenance import versions as versions  # beside `machine`, as evidence has them
@@ -23,6 +25,9 @@ Item = TypeVar("Item")
 #: A window is disturbed by what else the machine does if the reference kernel beside it is slower than this share of
 #: its usual rate; such windows are repeated, as far as twice the number goes.
 _CALM = 0.75
+
+#: Chunks below some kilobytes need not fill the cache: calling the codec takes longer than fetching their bytes.
+_MOST_BUFFERS = 1 << 14
 
 #: Where the system does not say how large its last-level cache is.
 _USUAL_CACHE = 32 << 20
@@ -150,6 +155,30 @@ def last_level_cache() -> int:
         if text.endswith("K") and text[:-1].isdigit():
             sizes.append(int(text[:-1]) << 10)
     return min(max(sizes, default=_USUAL_CACHE), _MOST_CACHE)
+
+
+def beyond_cache(chunks: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """The chunks, all of one size, and as many copies of them as together exceed the last-level cache; at least two."""
+    wanted = max(2, min(-(-last_level_cache() // chunks[0].nbytes), _MOST_BUFFERS))
+    return [*chunks, *(chunks[index % len(chunks)].copy() for index in range(wanted - len(chunks)))]
+
+
+class Scratch:
+    """Memory to decode into, kept between timings: at least as much as the last-level cache holds."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def arrays(self, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> list[NDArray[Any]]:
+        """So many arrays, taken in turn from all of it."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        wanted = max(nbytes, last_level_cache())
+        if len(self._bytes) < wanted:
+            self._bytes = np.empty(wanted, np.uint8)
+            self._bytes.fill(0)  # pages that were never touched would be paid for by what is timed
+        places = len(self._bytes) // nbytes
+        starts = (nbytes * (index % places) for index in range(count))
+        return [self._bytes[at : at + nbytes].view(dtype).reshape(shape) for at in starts]
 
 
 @cache
