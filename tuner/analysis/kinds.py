@@ -1,161 +1,22 @@
-"""Analyses: what a scientist does with the data, as limits on what lossy steps may change of its result.
-
-Here is what they are told and what they answer; `tuner.measure.analyses` runs them. Loading one executes nothing.
-"""
+"""Each analysis: its parameters and its figures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar
 
-from tuner.document import (
-    Interval,
-    Number,
-    check_bounds,
-    check_list,
-    check_mapping,
-    check_str,
-    join,
-    kind_of,
-    parse_size,
-    suggest,
-)
+from tuner.analysis.parameters import Checked, Figure, Flag, Maybe, Point, Range, Size, Text, Texts, Valid
+from tuner.document import Interval, Number, kind_of
 from tuner.errors import InputError
-
-_NAME = re.compile(r"[a-z]\w*")
 
 #: What starts the name of an analysis of the user's own.
 OWN = ("python:", "command:")
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number that an analysis answers with."""
-
-    text: str
-    """What it is, in a line."""
-    unit: str
-    """Its unit; ``1`` where it has none."""
-    of: str
-    """The unit of evaluation: frame, slice or scan. Of frames and slices the worst one counts."""
-    better: str = "smaller"
-    """``smaller`` or ``larger``."""
-    perfect: float = 0.0
-    """Its value where every pixel came back as it was."""
-
-
-class Valid(Protocol):
-    """What a parameter may be."""
-
-    def check(self, value: Any, place: str) -> Any:
-        """Return `value` as the analysis takes it; raises InputError where it cannot."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Maybe:
-    """Something, or nothing."""
-
-    inner: Valid
-    """What it is where it is given."""
-
-    def check(self, value: Any, place: str) -> Any:
-        """Return `value` if it is None or what `inner` allows."""
-        return None if value is None else self.inner.check(value, place)
-
-
-class Text:
-    """A text that is not empty."""
-
-    def check(self, value: Any, place: str) -> str:
-        """Return `value` if it is one."""
-        if not check_str(value, place).strip():
-            raise InputError(f"{place} must be a text, got an empty one")
-        return str(value)
-
-
-class Texts:
-    """Texts, at least one."""
-
-    def check(self, value: Any, place: str) -> tuple[str, ...]:
-        """Return `value` as a tuple if it is a list of them."""
-        texts = tuple(Text().check(text, join(place, i)) for i, text in enumerate(check_list(value, place)))
-        if not texts:
-            raise InputError(f"{place} must name at least one, got none")
-        return texts
-
-
-class Point:
-    """Row and column, in pixels."""
-
-    def check(self, value: Any, place: str) -> tuple[float, float]:
-        """Return `value` as a tuple if it is a list of two numbers."""
-        numbers = check_list(value, place)
-        if len(numbers) != 2:
-            raise InputError(f"{place} must be [row, column], got {kind_of(value)}")
-        row, column = (Number().check(number, join(place, i)) for i, number in enumerate(numbers))
-        return row, column
-
-
-class Range:
-    """Two numbers, the lower first."""
-
-    def check(self, value: Any, place: str) -> tuple[float, float]:
-        """Return `value` as a tuple if it is a list of them."""
-        return check_bounds(value, place)
-
-
-class Size:
-    """Bytes, such as ``2GiB``."""
-
-    def check(self, value: Any, place: str) -> str:
-        """Return `value` if it is one."""
-        parse_size(value, place)
-        return str(value)
-
-
-class Flag:
-    """True or false."""
-
-    def check(self, value: Any, place: str) -> bool:
-        """Return `value` if it is one."""
-        if not isinstance(value, bool):
-            raise InputError(f"{place} must be true or false, got {kind_of(value)}")
-        return value
-
-
-class Analysis(Protocol):
-    """What is compared before and after; frozen, its fields are its parameters."""
-
-    kind: ClassVar[str]
-    """What documents call it."""
-    every: ClassVar[bool]
-    """Whether it needs every frame of a scan; else it is of any frames."""
-    valid: ClassVar[Mapping[str, Valid]]
-    """What each parameter may be."""
-    figures: ClassVar[Mapping[str, Figure]]
-    """What it answers; empty where nobody knows before it has run."""
-
-    @property
-    def name(self) -> str:
-        """What its numbers are called by: ``name.figure``."""
-        ...
-
-
-class _Checked:
-    """Holds the fields to `valid`."""
-
-    valid: ClassVar[Mapping[str, Valid]]
-
-    def __post_init__(self) -> None:
-        for key, valid in self.valid.items():
-            object.__setattr__(self, key, valid.check(getattr(self, key), key))
-
-
 @dataclass(frozen=True)
-class RadialProfile(_Checked):
+class RadialProfile(Checked):
     """Azimuthal integration, as SAXS, WAXS and powder diffraction do it."""
 
     name: str = "radial_profile"
@@ -187,7 +48,7 @@ class RadialProfile(_Checked):
 
 
 @dataclass(frozen=True)
-class Peaks(_Checked):
+class Peaks(Checked):
     """Bragg peaks, found and integrated, as rotation, serial and Laue crystallography need them."""
 
     name: str = "peaks"
@@ -251,7 +112,7 @@ class Peaks(_Checked):
 
 
 @dataclass(frozen=True)
-class Reconstruction(_Checked):
+class Reconstruction(Checked):
     """Tomography: flat field, optional Paganin filter, filtered back-projection of a few rows."""
 
     name: str = "reconstruction"
@@ -288,7 +149,7 @@ class Reconstruction(_Checked):
 
 
 @dataclass(frozen=True)
-class Spectrum(_Checked):
+class Spectrum(Checked):
     """Fluorescence: areas of elements' lines, fitted to the spectrum of the scan and of each pixel of the map."""
 
     elements: tuple[str, ...]
@@ -324,7 +185,7 @@ class Spectrum(_Checked):
     }
 
 
-class _Rings(_Checked):
+class _Rings(Checked):
     """Parameters of what is averaged over rings around the beam."""
 
     inner: float
@@ -396,7 +257,7 @@ class Contrast(_Rings):
 
 
 @dataclass(frozen=True)
-class Own(_Checked):
+class Own(Checked):
     """The user's own pipeline: it gets frames before and after as files, and returns named numbers.
 
     >>> Own("flux", "python:beamline.flux", seconds=60).seconds
@@ -424,57 +285,3 @@ class Own(_Checked):
             raise InputError(f"analysis must be python:module.function or command:program, got {kind_of(self.run)}")
         if scheme == "python" and not re.fullmatch(r"\w+(\.\w+)+", what):
             raise InputError(f"analysis must name module.function after python:, got {kind_of(what)}")
-
-
-_KINDS = (RadialProfile, Peaks, Reconstruction, Spectrum, G2, Contrast)
-
-#: Every analysis that is not the user's own by its kind.
-ANALYSES: Mapping[str, type[Any]] = {
-    kind.kind: kind for kind in (RadialProfile, Peaks, Reconstruction, Spectrum, G2, Contrast)
-}
-
-
-def analysis_to_dict(analysis: Any) -> dict[str, Any]:
-    """What stands under an analysis's name in a document: its kind and the parameters that are not the default.
-
-    >>> analysis_to_dict(RadialProfile(centre=(500, 480)))
-    {'analysis': 'radial_profile', 'centre': [500.0, 480.0]}
-    """
-    kind = analysis.run if isinstance(analysis, Own) else analysis.kind
-    given = {f.name: getattr(analysis, f.name) for f in fields(analysis) if f.name in analysis.valid}
-    defaults = {f.name: f.default for f in fields(analysis)}
-    stated = {key: list(v) if isinstance(v, tuple) else v for key, v in given.items() if v != defaults[key]}
-    return {"analysis": kind, **stated}
-
-
-def analysis_from_dict(name: str, document: Any, place: str) -> Any:
-    """The inverse of `analysis_to_dict`; an analysis without a kind is of the kind that its name is.
-
-    >>> analysis_from_dict("peaks", {"strong": 1}, "mx.yaml: analyses.peaks")
-    Traceback (most recent call last):
-    tuner.errors.InputError: mx.yaml: analyses.peaks.strong must be a number at least 3, got 1
-
-    Raises
-    ------
-    InputError
-        With the place in the document.
-    """
-    document = check_mapping({} if document is None else document, place)
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{place} must be named by lower-case letters, digits and _, got {name!r}")
-    kind = check_str(document.get("analysis", name), join(place, "analysis"))
-    of = Own if kind.startswith(OWN) else ANALYSES.get(kind)
-    if of is None:
-        known = (*ANALYSES, "python:module.function", "command:program")
-        raise InputError(
-            f"{join(place, 'analysis')} must be one of {' '.join(known)}, got {kind!r}{suggest(kind, known)}"
-        )
-    needed = [f.name for f in fields(of) if f.name in of.valid and f.default is MISSING]
-    check_mapping(document, place, ("analysis", *of.valid), needed)
-    given = {key: value for key, value in document.items() if key != "analysis"}
-    if of is Own:
-        given["run"] = kind
-    try:
-        return of(name=name, **given)
-    except InputError as error:
-        raise InputError(join(place, str(error))) from None
