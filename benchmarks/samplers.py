@@ -82,8 +82,8 @@ class Replay(Search):
             meter.reference.run()
         return {}
 
-    def _ask(self, count: int, rounds: int) -> tuple[list[Config], float]:
-        return super()._ask(count, rounds)[0], 1.0
+    def _ask(self, count: int, rounds: int) -> tuple[list[Config], None]:
+        return super()._ask(count, rounds)[0], None
 
     def _finish(self, stopped: str) -> Result:
         return self._settle(self.evaluations, self._judge, stopped)

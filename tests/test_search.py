@@ -24,7 +24,9 @@ from tuner.measure.meter import Meter
 from tuner.read.sampling import Run, Sample
 from tuner.search import run
 from tuner.search.budget import Budget
+from tuner.search.find import find_profile
 from tuner.search.run import Progress, Result, Search, small_part
+from tuner.simulate import simulate, write_nexus
 from tuner.space import Space, load_space
 
 #: A space of 2 x 2 x 3 = 12 configurations.
@@ -510,3 +512,14 @@ def test_asking_telling_and_logging_take_at_most_a_tenth_of_the_time(
     assert result.seconds < 20
     # A tenth is promised; the margin is the machine's noise.
     assert share < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wish", ["ratio >= 1.0", "encode_mb_s >= 0.25 * bslz4"])
+def test_a_guided_search_ends_once_nothing_better_is_likely(home: Path, tmp_path: Path, wish: str) -> None:
+    del home  # holds the surrogate
+    scan = tmp_path / "scan.nxs"
+    write_nexus(str(scan), simulate("mx", 12, 1, (128, 128)))
+    found = find_profile([scan], goal=goal_of(None, ["ratio"], [wish]), budget="1000")
+    assert found.result.stopped == "no configuration is likely to be better by a per cent"
+    assert found.result.measured < 300

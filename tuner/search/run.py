@@ -33,7 +33,7 @@ FINALISTS, ROUNDS = 6, 3
 _FINAL_SHARE = 0.2
 #: Rounds that a guide leads before explorers take each fourth.
 _LED = 8
-#: The search ends once so many rounds in turn find an improvement less likely than this.
+#: The search ends once so many rounds that a guide leads find in turn an improvement less likely than this.
 _PATIENCE, _UNLIKELY = 8, 0.05
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
@@ -222,7 +222,8 @@ class Search:
                 if not batch:
                     stopped = "every configuration of the space was measured"
                     break
-                unlikely = unlikely + 1 if likely < _UNLIKELY else 0
+                if likely is not None:
+                    unlikely = unlikely + 1 if likely < _UNLIKELY else 0
                 if unlikely >= _PATIENCE:
                     stopped = "no configuration is likely to be better by a per cent"
                     break
@@ -260,12 +261,12 @@ class Search:
             self._meter.target,
         )
 
-    def _ask(self, count: int, rounds: int) -> tuple[list[Config], float]:
+    def _ask(self, count: int, rounds: int) -> tuple[list[Config], float | None]:
         """What to measure next: the guide leads, and after a while leaves each fourth round to explorers.
 
-        The number tells how likely it is that a configuration is better by a per cent; 1 without a guide.
+        The number tells how likely it is that a configuration is better by a per cent; None where explorers ask.
         """
-        likely = 1.0
+        likely = None
         if self._guide is not None and (rounds < _LED or rounds % 4):
             picks, likely = self._guide.propose(self._judge, self.evaluations, count, self._prefer)
             self._proposer.put(picks)
