@@ -47,7 +47,7 @@ def test_from_a_simulated_scan_to_a_verified_file(
 ) -> None:
     scan, profile, out = (tmp_path / name for name in ("scan.nxs", "scan.yaml", "out.h5"))
     commands = [
-        ("demo", "-o", scan, "--technique", "saxs", "--frames", 4),
+        ("demo", "-o", scan, "--technique", "saxs", "--frames", 4, "--shape", 900, 800),
         ("read", scan),
         ("search", scan, "-o", profile, *BRIEF),
         ("apply", profile, scan, out),

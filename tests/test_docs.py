@@ -40,14 +40,14 @@ def names(paths: list[Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the pages take it: the simulated scan, and a profile found on it.
+    """A folder as the pages take it: the simulated scan, of smaller frames, and a profile found on it.
 
     Of the shipped log every tenth data set is there, as to train on all of it, at each command, would take minutes.
     """
     folder = tmp_path_factory.mktemp("docs")
     for name in ("profiles", "shipped"):
         (folder / name).mkdir()
-    write_nexus(str(folder / "scan.nxs"), simulate("tomography", 16, 0))
+    write_nexus(str(folder / "scan.nxs"), simulate("tomography", 16, 0, (512, 512)))
     shipped = shipped_log()
     kept = {*sorted({dataset_of(evaluation) for evaluation in shipped})[::10]}
     with Log(folder / "shipped" / "log.jsonl") as log:

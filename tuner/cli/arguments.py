@@ -72,6 +72,9 @@ def _add_demo(subparsers: Any) -> None:
     command.add_argument("-o", "--output", type=_path, metavar="FILE", required=True, help="the file to write")
     command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf, jungfrau or xpcs")
     command.add_argument("--frames", type=_whole, default=64, metavar="N", help="how many (default 64)")
+    command.add_argument(
+        "--shape", nargs=2, type=_whole, metavar=("ROWS", "COLUMNS"), help="of a frame (default the technique's own)"
+    )
     command.add_argument("--seed", type=_whole, default=0, metavar="S", help="decides sample and noise (default 0)")
 
 

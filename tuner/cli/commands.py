@@ -24,13 +24,14 @@ def demo_command(options: argparse.Namespace) -> None:
     """Simulate a scan."""
     from tuner.simulate import simulate, write_nexus
 
-    simulation = simulate(options.technique, options.frames, options.seed)
+    shape = (options.shape[0], options.shape[1]) if options.shape else None
+    simulation = simulate(options.technique, options.frames, options.seed, shape)
     write_nexus(options.output, simulation)
-    shape = list(simulation.shape)
+    sides, dtype = list(simulation.shape), str(simulation.dtype)
     _answer(
         options,
-        {"path": options.output, "technique": options.technique, "shape": shape, "dtype": str(simulation.dtype)},
-        f"{options.output}: {options.technique}, {simulation.dtype} {'x'.join(map(str, shape))}, /entry/data/data",
+        {"path": options.output, "technique": options.technique, "shape": sides, "dtype": dtype},
+        f"{options.output}: {options.technique}, {dtype} {'x'.join(map(str, sides))}, /entry/data/data",
     )
 
 
