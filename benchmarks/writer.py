@@ -22,9 +22,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -249,13 +250,31 @@ def parts_of(case: Case, folder: Path, total: int) -> dict[str, float]:
     return {name: seconds[name] / nbytes for name in ("prepare", "encode", "checksum", "write")}
 
 
+def crowded_parts(case: Case, folder: Path, total: int, cores: int) -> list[dict[str, float]]:
+    """The same while every core does it in a process of its own: cores share memory and its caches, clocks fall."""
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        folders = [Path(made) / str(core) for core in range(cores)]
+        for each in folders:
+            each.mkdir()
+        processes = ProcessPoolExecutor(
+            cores, get_context("spawn"), initializer=frames_of, initargs=(case.shape, case.lossy)
+        )
+        with processes as pool:
+            return list(pool.map(parts_of, [case] * cores, folders, [total] * cores))
+
+
+def frames_in(case: Case, nbytes: int) -> int:
+    """How many frames make so many bytes: rows of chunks, four at least."""
+    depth = case.resolved.chunks[0]
+    pixels = math.prod(case.shape) * case.dtype.itemsize
+    return -(-max(nbytes, 4 * depth * pixels) // (depth * pixels)) * depth
+
+
 def measure(
     case: Case, folder: Path, rounds: int, nbytes: int, workers: int, only: Sequence[str] = METHODS
 ) -> dict[str, Any]:
     """All methods and the parts of the bound in turn; the first round, which touches everything, does not count."""
-    depth = case.resolved.chunks[0]
-    pixels = math.prod(case.shape) * case.dtype.itemsize
-    total = -(-max(nbytes, 4 * depth * pixels) // (depth * pixels)) * depth
+    pixels, total = math.prod(case.shape) * case.dtype.itemsize, frames_in(case, nbytes)
     speeds = defaultdict(list)
     parts, cpu_ns, ratio = [], [], 0.0
     for turn in range(rounds + 1):
@@ -274,7 +293,9 @@ def measure(
 
 def measure_row(size: str, codec: str, folder: Path, rounds: int, nbytes: int, cores: int) -> dict[str, Any]:
     """One row of the first table."""
-    return measure(Case(size, *SIZES[size], codec), folder, rounds, nbytes, cores)
+    case = Case(size, *SIZES[size], codec)
+    crowded = [crowded_parts(case, folder, frames_in(case, nbytes), cores) for _ in range(rounds)]
+    return {"crowded": crowded, **measure(case, folder, rounds, nbytes, cores)}
 
 
 def measure_workers(side: int, folder: Path, rounds: int, nbytes: int, cores: int) -> dict[str, Any]:

@@ -19,6 +19,14 @@ def bounds(row: dict[str, Any], cores: int) -> list[float]:
     return [min(cores / sum(parts.values()), 1 / parts["write"]) / 1e6 for parts in row["parts"]]
 
 
+def crowded_bounds(row: dict[str, Any]) -> list[float]:
+    """The same from parts that were timed while every core was at them."""
+    return [
+        min(sum(1 / sum(parts.values()) for parts in cores), 1 / single["write"]) / 1e6
+        for cores, single in zip(row["crowded"], row["parts"], strict=True)
+    ]
+
+
 def share(row: dict[str, Any], others: Sequence[float]) -> float:
     """The median over rounds of ours over others'."""
     return statistics.median(o / other for o, other in zip(row["mb_s"]["ours"], others, strict=True))
@@ -27,15 +35,17 @@ def share(row: dict[str, Any], others: Sequence[float]) -> float:
 def beside_others(rows: Sequence[dict[str, Any]]) -> list[str]:
     """MB/s of every method, and ours of the bound."""
     lines = [
-        f"| frames | stored with | to | ratio | {' | '.join(METHODS)} | bound | of the bound | times Blosc2 filter |",
-        f"|---|---|---|---:|{'---:|' * (len(METHODS) + 3)}",
+        f"| frames | stored with | to | ratio | {' | '.join(METHODS)} | bound | of the bound | crowded bound"
+        " | of the crowded bound | times Blosc2 filter |",
+        f"|---|---|---|---:|{'---:|' * (len(METHODS) + 5)}",
     ]
     for row in rows:
         speeds = " | ".join(f"{statistics.median(row['mb_s'][name]):,.0f}" for name in METHODS)
-        most = bounds(row, row["cores"])
+        most, crowded = bounds(row, row["cores"]), crowded_bounds(row)
         lines.append(
             f"| {row['size']} | {row['codec']} | {row['to']} | {row['ratio']:.2f} | {speeds}"
             f" | {statistics.median(most):,.0f} | {share(row, most):.0%}"
+            f" | {statistics.median(crowded):,.0f} | {share(row, crowded):.0%}"
             f" | {share(row, row['mb_s']['Blosc2 filter']):.2f} |"
         )
     return lines
@@ -115,7 +125,9 @@ def write_page(
             ' verify="sample", of which each thread\'s first chunk weighs more here than in a scan. The *filters* are'
             " hdf5plugin's through h5py, a row of chunks at a time; the *naive pool* maps threads over chunks, without"
             f" checksums. The *bound* is {one['cores']} cores / (prepare + encode + checksum + write seconds for a"
-            " byte), or what writing alone allows, whichever is less. Ratios are taken within a round.",
+            " byte), each timed alone, or what writing alone allows, whichever is less; the *crowded bound* is of parts"
+            " timed while every core does the same in a process of its own: what cores that share memory and its caches"
+            " can do together. Ratios are taken within a round.",
             "",
             *beside_others(rows),
             "",
