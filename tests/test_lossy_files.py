@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from foreign import read_elsewhere
 from numpy.typing import NDArray
 
 from tuner import load_profile, open_writer
@@ -23,8 +22,6 @@ from tuner.profile import Invalid, Match, Profile
 from tuner.steps.uniform import Uniform
 
 #: A process that has only h5py, hdf5plugin and numpy.
-READ = "import sys, h5py, hdf5plugin, numpy; numpy.save(sys.argv[2], h5py.File(sys.argv[1])['entry/data/data'][()])"
-
 MASK = np.zeros((40, 60), bool)
 MASK[10:12] = True
 
@@ -43,12 +40,6 @@ def profile_of(config: Config, **facts: Any) -> Profile:
 
 
 PLAIN = Config((1, -1, -1), Blosc2("zstd", clevel=1), (Uniform(8),))
-
-
-def read(path: Path) -> NDArray[Any]:
-    target = path.with_suffix(".npy")
-    subprocess.run([sys.executable, "-I", "-c", READ, str(path), str(target)], check=True)
-    return np.load(target)
 
 
 def holds(written: NDArray[Any], frames: NDArray[Any], kept: NDArray[Any]) -> None:
@@ -71,7 +62,7 @@ def test_a_writer_steps_what_counts_and_nothing_else(tmp_path: Path, chunks: tup
     ) as writer:
         for start, stop, lossless in ((0, 2, False), (2, 4, True), (4, 11, False), (11, 12, True)):
             writer.append(frames[start:stop], lossless=lossless)
-    holds(read(path), frames, kept)
+    holds(read_elsewhere(path), frames, kept)
     with h5py.File(path) as file:
         attributes = file["entry/data/data"].attrs
         assert json.loads(attributes["tuner_steps"]) == [{"step": "uniform", "width": 8}]
@@ -85,7 +76,7 @@ def test_a_lossless_file_says_nothing_of_steps(tmp_path: Path) -> None:
         writer.append(counts())
     with h5py.File(tmp_path / "a.h5") as file:
         assert not {"tuner_steps", "tuner_noise", "tuner_lossless_frames"} & set(file["entry/data/data"].attrs)
-    assert np.array_equal(read(tmp_path / "a.h5"), counts())
+    assert np.array_equal(read_elsewhere(tmp_path / "a.h5"), counts())
 
 
 def test_a_provisional_profile_is_taken_only_if_every_frame_is_verified(tmp_path: Path) -> None:
@@ -101,13 +92,13 @@ def test_a_provisional_profile_is_taken_only_if_every_frame_is_verified(tmp_path
         open_writer(tmp_path / "a.h5", profile, verify="most", **about)
     with open_writer(tmp_path / "a.h5", profile, verify="all", **about) as writer:
         writer.append(frames)
-    holds(read(tmp_path / "a.h5"), frames, np.arange(12) == 3)
+    holds(read_elsewhere(tmp_path / "a.h5"), frames, np.arange(12) == 3)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["entry/data/data"].attrs["tuner_lossless_frames"].tolist() == [[3, 4]]
     judged = profile_of(PLAIN, evidence={"goal": goal, "promise": {"provisional": False}})
     with open_writer(tmp_path / "b.h5", judged, verify="off", **about) as writer:
         writer.append(frames)
-    holds(read(tmp_path / "b.h5"), frames, np.zeros(12, bool))
+    holds(read_elsewhere(tmp_path / "b.h5"), frames, np.zeros(12, bool))
 
 
 def test_the_mask_that_steps_leave_alone_must_be_given(tmp_path: Path) -> None:
@@ -145,14 +136,14 @@ def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsy
     out, profile = tmp_path / "out.h5", tmp_path / "p.yaml"
     assert run("apply", profile, scan, out) == 0
     kept = np.array([True, True, *[False] * 8, True, True])
-    holds(read(out), counts(), kept)
+    holds(read_elsewhere(out), counts(), kept)
     assert run("verify", profile, out, "--against", scan) == 0
     assert "as the profile's steps made them" in capsys.readouterr().out
     # What was rounded is not rounded again unasked.
     assert run("apply", profile, out, tmp_path / "again.h5") == 2
     assert "was written lossily before" in capsys.readouterr().err
     assert run("apply", "--again", profile, out, tmp_path / "again.h5") == 0
-    assert np.array_equal(read(tmp_path / "again.h5"), read(out))
+    assert np.array_equal(read_elsewhere(tmp_path / "again.h5"), read_elsewhere(out))
 
 
 def test_applying_tells_the_ratio_of_data_frames_apart(
