@@ -171,6 +171,15 @@ def test_frames_whose_noise_is_that_of_counting_are_no_camera_s(tmp_path: Path) 
     assert rows["try"].startswith("perhaps a camera, by its uint16")
 
 
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
+def test_negative_values_are_no_counts_and_the_marks_among_them_no_gaps(dtype: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0, 4, (8, 64, 64)).round().astype(dtype)
+    _, rows = told(saved(tmp_path, values))
+    assert rows["try"] == "perhaps a camera, by its negative values: --space integrating --goal sub-noise (lossy)"
+    assert "gaps" not in rows
+    assert ("(marked by -1 or -2, though there are values below)" in rows["masked"]) == (dtype == "int32")
+
+
 @pytest.mark.parametrize("value", [0.0, 3.25, np.nan])
 def test_nothing_lossy_is_suggested_for_frames_of_one_value(value: float, tmp_path: Path) -> None:
     inspection, rows = told(saved(tmp_path, np.full((3, 32, 32), value, "float32")))

@@ -42,7 +42,8 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         }
         for noise in noises
     ]
-    counts = bool(modelled) and _counts(modelled[0], found["step"])
+    counts = True if modelled and _counts(modelled[0], found["step"]) else None
+    counts = False if found["minimum"] < 0 else counts
     # Frames of one value have nothing that could be kept in part.
     suggested = suggestion(stack, found["step"], counts) if found["minimum"] < found["maximum"] else None
     return {
@@ -149,9 +150,12 @@ def _value_rows(inspection: dict[str, Any]) -> list[tuple[str, str]]:
     found, sampled, invalid = inspection["traits"], inspection["sampled"], inspection["invalid"]
     size = _bytes(sampled["pixels"] * np.dtype(inspection["dtype"]).itemsize)
     rows = [("", ""), ("looked at", f"{_plural(sampled['frames'], 'frame')}, {size}")]
+    # Where darks were subtracted, the marks of counters are values like any other: they stay, and are no gaps.
+    doubtful = invalid["values"] == [-1, -2] and found["minimum"] < -2
+    beside = ", though there are values below" if doubtful else ""
     marks = [text for text in (
         "the file's mask" if invalid["mask"] else "",
-        f"marked by {' or '.join(map(str, invalid['values']))}" if invalid["values"] else "",
+        f"marked by {' or '.join(map(str, invalid['values']))}{beside}" if invalid["values"] else "",
         f"below {_number(invalid['underload'])}" if invalid["underload"] is not None else "",
         "not a number" if invalid["nan_fraction"] else "",
     ) if text]  # fmt: skip
@@ -171,7 +175,7 @@ def _value_rows(inspection: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if text := _step(inspection["dtype"], found["step"]):
         rows.append(("steps", text))
-    if found["missing_codes"] > 0.001:
+    if found["missing_codes"] > 0.001 and not doubtful:
         rows.append(
             ("gaps", f"{_percent(found['missing_codes'])} of the codes never occur: rounded or rescaled before")
         )

@@ -59,7 +59,7 @@ class Suggestion:
         return f"perhaps {self.technique}, by {self.because}: --space {self.space} --goal {self.goal} (lossy)"
 
 
-def suggestion(stack: Stack, step: float, counts: bool = False) -> Suggestion:
+def suggestion(stack: Stack, step: float, counts: bool | None = None) -> Suggestion:
     """What the file's definition, else its spectra, flats, axes or detector make likely, else its noise or dtype.
 
     Pictures are not looked at: a diffraction pattern and a speckle pattern of the same detector may look alike.
@@ -69,19 +69,21 @@ def suggestion(stack: Stack, step: float, counts: bool = False) -> Suggestion:
     stack : Stack
     step : float
         Of which floats are multiples; 0 where they are of none.
-    counts : bool
-        Whether the noise that was estimated is that of counting.
+    counts : bool, optional
+        Whether the pixels tell counts: True by their noise, False by negative values.
     """
     technique, because = _technique(stack) or _values(stack, step, counts)
     return Suggestion(technique, because, *FITS[technique])
 
 
-def _values(stack: Stack, step: float, counts: bool) -> tuple[str, str]:
+def _values(stack: Stack, step: float, counts: bool | None) -> tuple[str, str]:
     """What values are of, and from what that was guessed."""
     if stack.photon_counting is not None:
         return "photon counts" if stack.photon_counting else "a camera", "its detector"
     if counts:
         return "photon counts", "its noise"
+    if counts is False and (stack.dtype.kind != "f" or step == 1):
+        return "a camera", "its negative values"
     if stack.dtype.kind == "f":
         return ("photon counts", "whole numbers in floats") if step == 1 else ("computed values", f"its {stack.dtype}")
     # Dectris marks gaps with negative values or the maximum, and counts in 32 bits.
