@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps.pointwise import Pointwise, check_parameters, round_pixels, rounded
-from tuner.steps.uniform import Uniform, nearest_multiples
+from tuner.steps.uniform import Uniform, nearest_multiples, quotients
 
 #: Bins of a histogram: one for each value of 16 bits.
 _BINS = 1 << 16
@@ -30,15 +31,15 @@ _PASSES = 8
 _SEEN = 1 << 17
 
 #: Pixels that are worked on at once, so that they stay in the cache.
-_PART = 1 << 15
+_PART = 1 << 17
 
 
 @runtime_checkable
 class Framewise(Protocol):
     """A step whose parameters are found in each frame anew."""
 
-    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
-        """The rounding for a frame with these valid pixels, shape (n,), n of at least 1; and its least and its most."""
+    def found(self, levels: Levels, low: Any, high: Any) -> Pointwise:
+        """The rounding for a frame of these levels, and with this least and greatest value."""
         ...
 
 
@@ -60,35 +61,55 @@ def round_frames(
     marks : Marks
         Which values do not count.
     mask : ndarray of bool, optional
-        True where a pixel does not count in any frame, shape of a frame.
+        True where a pixel does not count in any frame, shape of a frame; what these become does not matter.
     noise : Noise, optional
     """
-    stepped = frames.copy()
+    stepped = np.empty(frames.shape, frames.dtype)
     masked = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
     for frame, result in zip(np.ascontiguousarray(frames), stepped, strict=True):
-        whole = frame.reshape(-1)
-        every = _apart(whole.size)
-        some = whole[::every]
-        seen = some[marks.valid(some, None if masked is None else masked[::every])]
-        if not len(seen):
-            continue
-        ends = _ends(whole, marks, masked, seen[0])
-        now, roundings = np.append(seen, ends), [step.found(seen, *ends)]
-        for _ in range(_PASSES):
-            now = round_pixels(roundings[-1], now, marks, noise, passing=True)
-            then = step.found(now[:-2], *now[-2:])
-            if then == roundings[-1]:
-                result[...] = round_pixels(Chain(tuple(roundings), marks), frame, marks, noise, passing=True)
-                break
-            roundings.append(then)
-    if mask is not None:
-        np.copyto(stepped, frames, where=mask)
+        result[...] = _round_frame(step, frame.reshape(-1), marks, masked, noise).reshape(frame.shape)
     return stepped
+
+
+def _round_frame(
+    step: Framewise, frame: NDArray[Any], marks: Marks, masked: NDArray[np.bool_] | None, noise: Noise | None
+) -> NDArray[Any]:
+    every = _apart(frame.size)
+    seen, counts = distinct(frame[::every] if masked is None else frame[::every][~masked[::every]])
+    valid = marks.valid(seen)
+    if not valid.all():
+        seen, counts = seen[valid], None if counts is None else counts[valid]
+    if not len(seen):
+        return frame
+    ends = _ends(frame, marks, masked, seen[0])
+    roundings = [step.found(Levels.of(seen, counts), *ends)]
+    now = np.append(seen, ends)
+    for _ in range(_PASSES):
+        now = round_pixels(roundings[-1], now, marks, noise, ends)
+        then = step.found(Levels.of(now[:-2], counts), *now[-2:])
+        if then == roundings[-1]:
+            return round_pixels(Chain(tuple(roundings), marks), frame, marks, noise, ends)
+        roundings.append(then)
+    return frame
 
 
 def _apart(size: int) -> int:
     """How far apart the pixels are that are looked at: an odd number, so that no column is left out in even ones."""
     return size // _SEEN | 1 if size > _SEEN else 1
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp] | None]:
+    """The values that there are, and how many of each; of floats and of a wide range just the values, one of each."""
+    if values.dtype.itemsize <= 2:
+        patterns = np.bincount(values.view(f"u{values.dtype.itemsize}"))
+        places = np.flatnonzero(patterns)
+        return places.astype(f"u{values.dtype.itemsize}").view(values.dtype), patterns[places]
+    low = values.min(initial=0)
+    if values.dtype.kind == "f" or int(values.max(initial=0)) - int(low) >= _BINS:
+        return values, None
+    counts = np.bincount(np.subtract(values, low, dtype=np.intp, casting="unsafe"))
+    places = np.flatnonzero(counts)
+    return low + places.astype(values.dtype), counts[places]
 
 
 def _ends(
@@ -97,11 +118,24 @@ def _ends(
     """The least and the greatest of the pixels that count, of which one is given."""
     low = high = one
     for at in range(0, values.size, _PART):
-        part = values[at : at + _PART]
-        counts = marks.valid(part, None if masked is None else masked[at : at + _PART])
-        part = part if counts.all() else np.where(counts, part, one)
-        low, high = min(low, part.min()), max(high, part.max())
+        part = values[at : at + _PART].copy()
+        if masked is not None:
+            np.copyto(part, one, where=masked[at : at + _PART])
+        ends = _extremes(part)
+        if not marks.valid(ends).all():
+            np.copyto(part, one, where=~marks.valid(part))
+            ends = _extremes(part)
+        low, high = ends.min(initial=low), ends.max(initial=high)
     return low, high
+
+
+def _extremes(values: NDArray[Any]) -> NDArray[Any]:
+    """Some of the values, among them the least and the greatest; NaN where there is one."""
+    if values.dtype != np.float16:
+        return np.array([values.min(), values.max()])
+    # Floats of two bytes compare slowly, their patterns do not: they rise above zero and fall below it.
+    ends = [pattern(values.view(kind)) for kind in (np.int16, np.uint16) for pattern in (np.min, np.max)]
+    return np.array(ends).astype(np.uint16).view(np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,39 +155,65 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """Each value in the middle of a bin of a histogram, and how many there are."""
+    """A histogram, of what is in its bins: each value in the middle of its bin."""
 
-    values: NDArray[np.float64]
-    """Sorted."""
-    counts: NDArray[np.int64]
+    places: NDArray[np.intp]
+    """The bins that are not empty, from the first, 0, to the last."""
+    counts: NDArray[Any]
+    """How many values are in each of them."""
+    start: float
+    """Half of the least value, as the span of the largest floats is no float."""
+    step: float
+    """Half of the width of bins."""
+    top: float
+    """What is above no value."""
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> Levels:
-        """Integers within 16 bits each have a bin; a wider range has 65,536 of equal size."""
+    def of(cls, values: NDArray[Any], counts: NDArray[np.intp] | None = None) -> Levels:
+        """Integers within 16 bits each have a bin; a wider range has 65,536 of equal size.
+
+        Parameters
+        ----------
+        values : ndarray
+            Shape (n,), n of at least 1; finite.
+        counts : ndarray of int, optional
+            How many there are of each.
+        """
         low, high = values.min(), values.max()
-        span = float(high) - float(low)
-        if values.dtype.kind != "f" and span < _BINS:
-            wide = values.astype(np.int64) if values.dtype.kind == "i" else values
-            counts = np.bincount((wide - wide.dtype.type(low)).astype(np.int64))
-            return cls(np.asarray(np.arange(len(counts)) + float(low), np.float64), counts)
-        # Halves, as the span of the largest floats is none.
-        start, span = float(low) / 2, float(high) / 2 - float(low) / 2
-        scale = (_BINS - 1) / span if span > 1e-300 else 0.0
-        index = np.rint((values.astype(np.float64) / 2 - start) * scale).astype(np.int64)
-        middles = np.minimum(2 * (start + np.arange(_BINS) * (span / (_BINS - 1))), float(high))
-        return cls(np.asarray(middles, np.float64), np.bincount(index, minlength=_BINS))
+        start, step, top = float(low) / 2, 0.5, math.inf
+        if values.dtype.kind != "f" and float(high) - float(low) < _BINS:
+            index = np.subtract(values, low, dtype=np.intp, casting="unsafe")
+        else:
+            span, top = float(high) / 2 - start, float(high)
+            step = span / (_BINS - 1)
+            wide = np.multiply(values, 0.5, dtype=np.float64)
+            wide -= start
+            wide *= (_BINS - 1) / span if span > 1e-300 else 0.0
+            index = np.rint(wide, out=wide).astype(np.int32)
+        every = np.bincount(index, counts)
+        places = np.flatnonzero(every)
+        return cls(places, every[places], start, step, top)
+
+    def value(self, places: Any) -> Any:
+        """The middles of some bins, in their order."""
+        return np.minimum(2 * (self.start + places * self.step), self.top)
 
     def median(self) -> float:
         """The value that half of all are not above."""
         sums = np.cumsum(self.counts)
-        return float(self.values[np.searchsorted(sums, sums[-1] / 2)])
+        return float(self.value(self.places[np.searchsorted(sums, sums[-1] / 2)]))
 
     def deviation(self, median: float) -> float:
         """The median distance from a value, as a standard deviation."""
-        apart = np.abs(np.arange(len(self.values)) - np.searchsorted(self.values, median))
-        sums = np.cumsum(np.bincount(apart, self.counts))
-        place = int(np.searchsorted(sums, sums[-1] / 2))
-        return _MAD * place * float(self.values[-1] - self.values[0]) / max(len(self.values) - 1, 1)
+        last, sums = int(self.places[-1]), np.cumsum(np.append(0, self.counts))
+        middle = bisect_left(range(last), median, key=self.value)
+
+        def near(distance: int) -> float:
+            first, behind = np.searchsorted(self.places, (middle - distance, middle + distance + 1))
+            return float(sums[behind] - sums[first])
+
+        place = bisect_left(range(last), sums[-1] / 2, key=near)
+        return _MAD * place * float(self.value(last) - self.value(0)) / max(last, 1)
 
     def otsu(self) -> float:
         """The value up to which one class reaches, so that the variance between two is largest.
@@ -163,12 +223,12 @@ class Levels:
         >>> Levels.of(np.array([1, 2, 3, 2, 50, 51], "uint16")).otsu()
         3.0
         """
+        values = self.value(self.places)
         below = np.cumsum(self.counts).astype(np.float64)
-        total = np.cumsum(self.counts * (self.values - self.values[0]))
+        total = np.cumsum(self.counts * (values - values[0]))
         above = below[-1] - below
-        used = (self.counts > 0) & (above > 0)
-        between = (total[-1] * below - total * below[-1]) ** 2 / np.where(used, below * above, 1)
-        return float(self.values[np.argmax(np.where(used, between, -1.0))])
+        between = (total[-1] * below - total * below[-1]) ** 2 / np.where(above, below * above, 1)
+        return float(values[np.argmax(np.where(above, between, -1.0))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,39 +240,61 @@ class Split:
     """Width below, data units; 0 to keep values."""
     high: float
     """Above."""
-    least: float = -math.inf
-    """Values below stay."""
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        within = self._within(values)
-        if self.low and self.high and (values.dtype.kind == "f" or values.dtype.itemsize <= 4):
-            rounded = nearest_multiples(values, np.where(within, self.low, self.high))
+        within = _between(values, -math.inf, self.threshold)
+        if values.dtype.kind == "f" or values.dtype.itemsize <= 4:
+            kind = quotients(values.dtype, self.low, self.high)
+            rounded = nearest_multiples(values, _chosen(kind(self.low), kind(self.high), within))
         else:
-            rounded = self._multiples(values, self.low)
-            np.copyto(rounded, self._multiples(values, self.high), where=~within)
+            low = Uniform(self.low).round_values(values, None) if self.low else values
+            high = Uniform(self.high).round_values(values, None) if self.high else values
+            rounded = _chosen(low, high, within)
         # What would leave its class stays.
-        leaving = np.flatnonzero(within != self._within(rounded))
-        rounded[leaving] = values[leaving]
-        if self.least > -math.inf:
-            crossing = np.flatnonzero((values < self.least) != (rounded < self.least))
-            rounded[crossing] = values[crossing]
+        leaving = within != _between(rounded, -math.inf, self.threshold)
+        if leaving.any():
+            np.copyto(rounded, values, where=leaving)
         return rounded
 
-    def _within(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """True for what is not above the threshold, nor below the least."""
-        threshold, least = self.threshold, self.least
-        if values.dtype.kind != "f":  # whole numbers compare as such
-            limits = np.iinfo(values.dtype)
-            threshold = math.floor(max(min(threshold, limits.max), limits.min - 1))
-            least = math.ceil(min(max(least, limits.min), limits.max + 1))
-        within: NDArray[np.bool_] = values <= threshold
-        if least > -math.inf:
-            within &= values >= least
-        return within
 
-    def _multiples(self, values: NDArray[Any], width: float) -> NDArray[Any]:
-        return Uniform(width).round_values(values, None) if width else values.copy()
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Values between two limits rounded, those beyond kept; no value leaves, none comes in."""
+
+    least: float
+    most: float
+    width: float
+    """Data units."""
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        """Rounded values, same shape and dtype."""
+        rounded = Uniform(self.width).round_values(values, None)
+        stay = ~_between(values, self.least, self.most)
+        stay |= ~_between(rounded, self.least, self.most)
+        return _chosen(values, rounded, stay)
+
+
+def _between(values: NDArray[Any], least: float, most: float) -> NDArray[np.bool_]:
+    """True for what is not below the least, nor above the most."""
+    if values.dtype.kind != "f":  # whole numbers compare as such
+        limits = np.iinfo(values.dtype)
+        most = math.floor(max(min(most, limits.max), limits.min - 1))
+        least = math.ceil(min(least, limits.max + 1)) if least > limits.min else -math.inf
+    between: NDArray[np.bool_] = values <= most
+    if least > -math.inf:
+        between &= values >= least
+    return between
+
+
+def _chosen(first: Any, second: Any, which: NDArray[np.bool_]) -> NDArray[Any]:
+    """The first where true, else the second: by their bits, as it is slow to branch at random."""
+    bits = f"i{first.dtype.itemsize}"
+    chosen = which.astype(bits)
+    np.negative(chosen, out=chosen)
+    chosen &= first.view(bits) ^ second.view(bits)
+    chosen ^= second.view(bits)
+    return chosen.view(first.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,14 +331,14 @@ class Tqc:
         """None by construction."""
         return np.full(values.shape, np.inf)
 
-    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
+    def found(self, levels: Levels, low: Any, high: Any) -> Pointwise:
         """The rounding for a frame."""
-        threshold = Levels.of(seen).otsu()
-        below = _power(threshold - float(low), self.background, seen.dtype)
-        above = _power(float(high) - threshold, self.signal, seen.dtype)
+        threshold = levels.otsu()
+        below = _power(threshold - float(low), self.background, low.dtype)
+        above = _power(float(high) - threshold, self.signal, low.dtype)
         if below:
             # Just below the next level, so that it is the same in the rounded frame.
-            threshold = _before((math.floor(threshold / below) + 1) * below, seen.dtype)
+            threshold = _before((math.floor(threshold / below) + 1) * below, low.dtype)
         return Split(threshold, below, above)
 
 
@@ -308,9 +390,8 @@ class ClipBackground:
         """The most that each value can move by, data units."""
         return Uniform(self.width).bound(values, noise)
 
-    def found(self, seen: NDArray[Any], low: Any, high: Any) -> Pointwise:
+    def found(self, levels: Levels, low: Any, high: Any) -> Pointwise:
         """The rounding for a frame."""
-        levels = Levels.of(seen)
         median = levels.median()
         reach = self.sigmas * levels.deviation(median)
-        return Split(median + reach, self.width, 0.0, median - reach)
+        return Inside(median - reach, median + reach, self.width)

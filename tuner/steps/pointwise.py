@@ -22,6 +22,9 @@ _MOST = 0.7
 #: A table that is used once pays for pixels that are so many times its values.
 _GAIN = 4
 
+#: Every finite float of two bytes, sorted.
+_HALVES = np.concatenate((np.arange(0xFBFF, 0x7FFF, -1), np.arange(0x7C00))).astype(np.uint16).view(np.float16)
+
 
 def check_parameters(step: Any) -> None:
     """Hold a step's fields to its `valid`; raises InputError with the parameter's name."""
@@ -43,7 +46,11 @@ class Pointwise(Protocol):
 
 
 def round_pixels(
-    rounding: Pointwise, frames: NDArray[Any], marks: Marks, noise: Noise | None, *, passing: bool = False
+    rounding: Pointwise,
+    frames: NDArray[Any],
+    marks: Marks,
+    noise: Noise | None,
+    ends: tuple[np.generic, np.generic] | None = None,
 ) -> NDArray[Any]:
     """Frames with every valid pixel rounded, as new array of the same shape and dtype.
 
@@ -59,33 +66,62 @@ def round_pixels(
         Which values do not count.
     noise : Noise, optional
         What a noise-aware rounding needs.
-    passing : bool
-        Whether the rounding is of these frames alone, so that its tables need not be kept.
+    ends : (least, greatest), optional
+        Given where the rounding is of these frames alone, so that no table is kept: a pixel beyond need not be rounded.
     """
     stepped = np.empty(frames.shape, frames.dtype)
     source, target = np.ascontiguousarray(frames).reshape(-1), stepped.reshape(-1)
     start, table = 0, None
+    if ends is not None:
+        start, table = _passing(rounding, source, marks, noise, *ends)
+    elif source.dtype.itemsize <= 2:
+        table = _narrow(rounding, source.dtype, marks, noise)
+    elif source.dtype.kind in "iu" and source.size >= _FEW:
+        start, enough = _start(source)
+        table = _wide(rounding, source.dtype, marks, noise, start) if enough else None
+    if table is None:
+        for at in range(0, source.size, _PART):
+            target[at : at + _PART] = rounded(rounding, source[at : at + _PART], marks, noise)
+        return stepped
     if source.dtype.itemsize <= 2:
         source = source.view(f"u{source.dtype.itemsize}")
-        if not passing or source.size > _GAIN << 8 * source.dtype.itemsize:
-            make = _narrow.__wrapped__ if passing else _narrow
-            table = make(rounding, frames.dtype, marks, noise)
-    elif source.dtype.kind in "iu" and source.size >= (_GAIN * _SPAN if passing else _FEW):
-        start, enough = _start(source)
-        make_wide = _wide.__wrapped__ if passing else _wide
-        table = make_wide(rounding, frames.dtype, marks, noise, start) if enough else None
     index = np.empty(min(source.size, _PART), np.intp)
     for at in range(0, source.size, _PART):
         part, into = source[at : at + _PART], target[at : at + _PART]
-        if table is None:
-            into[...] = rounded(rounding, part.view(frames.dtype), marks, noise)
+        if part.itemsize == 1:
+            # As text, which is looked up faster.
+            into[...] = np.frombuffer(bytearray(part).translate(table.tobytes()), into.dtype)
             continue
         places = np.subtract(part, start, out=index[: len(part)], casting="unsafe", dtype=np.intp)
         # Said so, numpy looks up without a check and a copy.
         table.take(places, mode="clip", out=into)
-        if source.dtype.itemsize > 2 and (beyond := np.flatnonzero(places.view(np.uintp) >= _SPAN)).size:
-            into[beyond] = rounded(rounding, part[beyond], marks, noise)
+        if part.itemsize > 2 and (beyond := np.flatnonzero(places.view(np.uintp) >= len(table))).size:
+            into[beyond] = part[beyond] if ends else rounded(rounding, part[beyond], marks, noise)
     return stepped
+
+
+def _passing(
+    rounding: Pointwise, pixels: NDArray[Any], marks: Marks, noise: Noise | None, low: Any, high: Any
+) -> tuple[int, NDArray[Any] | None]:
+    """A table of what values become, if it pays: where it begins, and the table; of two bytes at most, by patterns."""
+    dtype = pixels.dtype
+    if dtype.kind != "f":
+        many = int(high) - int(low) + 1
+    elif dtype.itemsize == 2:
+        first, last = np.searchsorted(_HALVES, low), np.searchsorted(_HALVES, high, "right")
+        many = int(last - first)
+    else:
+        return 0, None
+    if many > min(pixels.size // _GAIN, _SPAN):
+        return 0, None
+    values = _HALVES[first:last] if dtype.kind == "f" else low + np.arange(many).astype(dtype)
+    found = rounded(rounding, values, marks, noise)
+    if dtype.itemsize > 2:
+        return int(low), found
+    patterns = np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}")
+    table = patterns.view(dtype)
+    table[values.view(patterns.dtype)] = found
+    return 0, table
 
 
 def _start(values: NDArray[Any]) -> tuple[int, bool]:
@@ -119,6 +155,6 @@ def rounded(rounding: Pointwise, values: NDArray[Any], marks: Marks, noise: Nois
         if values.dtype.kind == "f" or marks != Marks():
             counts = marks.valid(values)
             counts &= marks.valid(found)
-            others = np.flatnonzero(~counts)
-            found[others] = values[others]
+            if not counts.all():
+                np.copyto(found, values, where=~counts)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,42 +18,15 @@ from tuner.steps.pointwise import check_parameters
 #: Bits of the mantissa of floats, by their bytes.
 MANTISSA = {2: 10, 4: 23, 8: 52}
 
+#: Double precision tells the quotients of integers below this from ties.
+_TOLD = 2.0**51
+
 
 def spacing(values: NDArray[Any]) -> NDArray[np.float64]:
     """The distance to the next number that the dtype holds, at most; of integers that of double precision."""
     float_info = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64)
     wide = np.abs(values.astype(np.float64))
     return np.maximum(wide, float(float_info.tiny)) * float(float_info.eps)
-
-
-def nearest_multiples(values: NDArray[Any], width: float | NDArray[np.float64]) -> NDArray[Any]:
-    """The multiple of a width that is nearest to each value, ties to the even one; values without one stay.
-
-    By double precision, which tells the quotient of any two integers of 32 bits from a tie; wider ones it does not
-    hold. Floats stay where their dtype cannot tell multiples apart.
-
-    >>> nearest_multiples(np.array([3, 6, 65535], "uint16"), 4).tolist()
-    [4, 8, 65535]
-    """
-    multiple: NDArray[np.float64] = np.divide(values, width, dtype=np.float64)
-    np.rint(multiple, out=multiple)
-    if values.dtype.kind == "f":
-        high = 2.0 ** (MANTISSA[values.dtype.itemsize] - 1)
-        low, tested = -high, multiple.copy() if not _inside(multiple, -high, high) else None
-        multiple *= width
-    else:
-        limits = np.iinfo(values.dtype)
-        multiple *= width
-        low, high = limits.min - 0.5, limits.max + 0.5
-        tested = None if _inside(multiple, low, high) else multiple
-    if tested is None:
-        return multiple.astype(values.dtype)
-    return np.where((tested > low) & (tested < high), multiple, values).astype(values.dtype)
-
-
-def _inside(values: NDArray[np.float64], low: float, high: float) -> bool:
-    """Whether all are numbers between two others."""
-    return not values.size or bool(values.min() > low and values.max() < high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +65,70 @@ class Uniform:
 
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
-        if values.dtype.kind == "f" or values.dtype.itemsize <= 4:
+        if values.dtype.kind == "f":
+            return nearest_multiples(values, quotients(values.dtype, self.width)(self.width))
+        width, most = int(self.width), np.iinfo(values.dtype).max
+        if width > 1 and not width & (width - 1) and values.max(initial=0) <= most - width // 2:
+            return _multiples_of_bits(values, width.bit_length() - 1)
+        if values.dtype.itemsize <= 4 or _inside(values, -_TOLD, _TOLD):
             return nearest_multiples(values, self.width)
-        width = values.dtype.type(int(self.width))
-        multiple = values // width
-        rest = values - multiple * width
-        # Compared without doubling, which may pass the dtype.
-        up = (rest > width - rest) | ((rest == width - rest) & (multiple & 1).astype(np.bool_))
-        rounded = values - rest + np.where(up, width, values.dtype.type(0))
-        # Wrapped around the end of the dtype: there is no such multiple.
-        return np.where(up == (rounded > values), rounded, values)
+        return _multiples_of_wide(values, values.dtype.type(width))
+
+
+def quotients(dtype: np.dtype[Any], *widths: float) -> type[np.floating[Any]]:
+    """The floats that values are divided in: their own where these hold quotients by powers of two, else doubles."""
+    own = dtype == np.float32 and all(1e-38 < width < 1e38 and math.frexp(width)[0] == 0.5 for width in widths)
+    return np.float32 if own else np.float64
+
+
+def nearest_multiples(values: NDArray[Any], width: Any) -> NDArray[Any]:
+    """The multiple of a width that is nearest to each value, ties to the even one; values without one stay.
+
+    By the floats that the width is, or the widths are: doubles tell the quotient of any two integers of 32 bits from a
+    tie. Floats stay where their dtype cannot tell multiples apart, and all values where a width is 0.
+
+    >>> nearest_multiples(np.array([3, 6, 65535], "uint16"), 4.0).tolist()
+    [4, 8, 65535]
+    """
+    multiple: NDArray[Any] = np.divide(values, width, dtype=np.asarray(width).dtype)
+    np.rint(multiple, out=multiple)
+    if values.dtype.kind == "f":
+        most = 2.0 ** (MANTISSA[values.dtype.itemsize] - 1)
+        stay = None if _inside(multiple, -most, most) else ~(np.abs(multiple) < most)
+        multiple *= width
+    else:
+        low, high = np.iinfo(values.dtype).min - 0.5, np.iinfo(values.dtype).max + 0.5
+        multiple *= width
+        stay = None if _inside(multiple, low, high) else ~((multiple > low) & (multiple < high))
+    if stay is not None:
+        np.copyto(multiple, values, where=stay)
+    return multiple.astype(values.dtype, copy=False)
+
+
+def _multiples_of_bits(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """The nearest multiples of a power of two; to half of it one is added where the multiple below is odd, for ties."""
+    rounded: NDArray[Any] = values >> bits
+    rounded &= 1
+    rounded += values
+    rounded += (1 << bits - 1) - 1
+    rounded &= ~values.dtype.type((1 << bits) - 1)
+    return rounded
+
+
+def _multiples_of_wide(values: NDArray[Any], width: Any) -> NDArray[Any]:
+    """The nearest multiples of integers that doubles do not hold; values without one stay."""
+    multiple = values // width
+    rest = values - multiple * width
+    # Compared without doubling, which may pass the dtype.
+    up = (rest > width - rest) | ((rest == width - rest) & (multiple & 1).astype(np.bool_))
+    rounded = values - rest + np.where(up, width, values.dtype.type(0))
+    # Wrapped around the end of the dtype: there is no such multiple.
+    return np.where(up == (rounded > values), rounded, values)
+
+
+def _inside(values: NDArray[Any], low: float, high: float) -> bool:
+    """Whether all are numbers between two others."""
+    return not values.size or bool(values.min() > low and values.max() < high)
 
 
 @dataclass(frozen=True, slots=True)
