@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -272,6 +273,38 @@ def test_a_master_that_is_written_anew_stays_one_with_all_that_it_says(tmp_path:
     assert recover(tmp_path / "new_master.h5")["safe"] == [[0, 12]]
 
 
+def test_the_mask_is_stored_as_neggia_reads_it_whatever_it_was_stored_as(tmp_path: Path) -> None:
+    """With the bits that say what is wrong with a pixel: neggia tells a gap from a bad one by them."""
+    bits = np.where(MASK, np.uint8(8), np.uint8(0))
+    for place, shared in (("detector", False), ("detector/detectorSpecific", False), ("detector", True)):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        source = master(tmp_path / "raw")
+        with h5py.File(source, "r+") as file:
+            detector = file["entry/instrument/detector"]
+            del detector["pixel_mask"], detector["detectorSpecific/pixel_mask"]
+            stored = file["entry/instrument"].create_dataset(
+                f"{place}/pixel_mask", data=bits, chunks=(7, 11), compression="gzip", shuffle=True
+            )
+            stored.attrs["long_name"] = "what is wrong"
+            if shared:
+                detector["detectorSpecific/pixel_mask"] = stored
+        apply(source, tmp_path / "new_master.h5", overwrite=True)
+        with h5py.File(tmp_path / "new_master.h5") as file:
+            detector = file["entry/instrument/detector"]
+            mask = detector["detectorSpecific/pixel_mask"]
+            properties = mask.id.get_create_plist()
+            number, _, values, _ = properties.get_filter(0)
+            # Dataset.cpp and H5ToXds.cpp: one filter, bitshuffle with lz4 (2) of 4-byte items, one chunk, uint32.
+            assert (properties.get_nfilters(), number, values[2], values[4]) == (1, 32008, 4, 2)
+            assert (mask.dtype, mask.chunks, mask.id.get_num_chunks()) == (np.uint32, SHAPE, 1)
+            assert (mask[()] == bits).all()
+            assert (detector["pixel_mask"][()] == bits).all()
+            assert ("long_name" in mask.attrs) == (shared or place != "detector")
+            assert detector["detectorSpecific/number_of_excluded_pixels"][()] == MASK.sum()
+        for path in (tmp_path / "raw").iterdir():
+            path.unlink()
+
+
 def test_a_series_becomes_a_master_where_that_is_asked_for(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", frames_of(0, 7))
     with pytest.raises(InputError, match=r"out\.h5: must end in _master\.h5"):
@@ -359,7 +392,7 @@ def test_a_killed_apply_leaves_no_master_or_a_whole_one(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     source = master(tmp_path / "raw", 200)
     moments = random.Random(0)
-    for attempt in range(4):
+    for attempt in range(int(os.environ.get("TUNER_FAULTS", "3"))):
         target = tmp_path / f"{attempt}_master.h5"
         command = [sys.executable, "-c", REPACK, str(source), str(target), str(Path(__file__).parent)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -371,3 +404,79 @@ def test_a_killed_apply_leaves_no_master_or_a_whole_one(tmp_path: Path) -> None:
             with h5py.File(target) as file:
                 frames = np.concatenate([part[()] for part in file["entry/data"].values()])
             assert (frames == frames_of(0, 200)).all()
+
+
+#: Kills itself at each moment at which a file is given a name or loses one, and looks what is there then.
+OVERWRITE = """
+import os, shutil, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_eiger import *
+
+folder, moment = Path(sys.argv[1]), 0
+target = folder / "scan_master.h5"
+
+def whole():
+    with h5py.File(target) as file:
+        frames = np.concatenate([part[()] for _, part in sorted(file["entry/data"].items())])
+        assert len(frames) == file["entry/instrument/detector/detectorSpecific/nimages"][()]
+    assert any(len(frames) == len(one) and (frames == one).all() for one in (older, newer)), len(frames)
+    return len(frames)
+
+def stop_at(left):
+    def hook(event, arguments):
+        nonlocal left
+        if event in ("os.rename", "os.link", "os.remove"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+ours = profile(2)
+(folder / "made").mkdir()
+many, few = frames_of(0, 20), frames_of(0, 9) + 7
+for name, frames in (("many", many), ("few", few)):
+    (folder / "made" / name).mkdir()
+    with opened(folder / "made" / name / "scan_master.h5", roll_every=6) as writer:
+        writer.append(frames)
+
+for older, newer, there, source in ((few, many, "few", "many"), (many, few, "many", "few")):
+    source = folder / "made" / source / "scan_master.h5"
+    for moment in range(0, 1000, int(sys.argv[3])):
+        for path in folder.glob("*scan_*"):
+            path.unlink()
+        shutil.copytree(folder / "made" / there, folder, dirs_exist_ok=True)
+        stacks = open_stacks([source])
+        process = os.fork()
+        if not process:
+            stop_at(moment)
+            repack(ours, stacks, [source], target, overwrite=True)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        stacks[0].source.close()
+        before = whole()
+        recover(target)
+        assert whole() == before
+        with h5py.File(target) as file:
+            names = [file["entry/data"].get(name, getlink=True).filename for name in sorted(file["entry/data"])]
+        assert names == [f"scan_data_{number:06d}.h5" for number in range(1, len(names) + 1)]
+        print(before, end=" ")
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            assert before == len(newer)
+            assert sorted(p.name for p in folder.iterdir()) == ["made", *names, "scan_master.h5"]
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    print()
+"""
+
+
+def test_overwriting_a_master_leaves_one_whole_at_any_moment(tmp_path: Path) -> None:
+    step = "1" if int(os.environ.get("TUNER_FAULTS", "3")) > 20 else "4"
+    command = [sys.executable, "-W", "ignore", "-c", OVERWRITE, str(tmp_path), str(Path(__file__).parent), step]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    for line, counts in zip(done.stdout.splitlines(), ((9, 20), (20, 9)), strict=True):
+        seen = line.split()
+        assert len(seen) > 3
+        assert list(dict.fromkeys(map(int, seen))) == list(counts)  # first the one, then the other

@@ -343,6 +343,21 @@ except TunerError as error:
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.parametrize("lead", [(4, 3), (3,), (2, 5), (1,), (12,)])
+@pytest.mark.parametrize("typesize", [4, 8, 24])
+def test_a_type_size_gives_way_to_chunks_of_fewer_frames_than_the_profile_says(
+    tmp_path: Path, lead: tuple[int, ...], typesize: int
+) -> None:
+    """Of a grid of 4 x 3 positions, a chunk takes a row of 3: 90 bytes, which 4 does not divide."""
+    frames = np.random.default_rng(0).poisson(5, (*lead, 5, 3)).astype("uint16")
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        file["entry/data"] = frames
+    ours = profile(chunks=(4, -1, -1), filters=("shuffle",), typesize=typesize, blocksize=24 * 2000)
+    apply(ours, tmp_path / "in.h5", tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["entry/data"][()] == frames).all()
+
+
 def test_memory_is_that_of_chunks_not_of_the_file(tmp_path: Path) -> None:
     script = """
 import resource, sys

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
 
-from tuner.apply.master import EIGER_DATASET, Piece, data_files, image_numbers, link, part_name
+from tuner.apply.master import EIGER_DATA, EIGER_DATASET, Piece, data_files, image_numbers, link, part_name
 from tuner.apply.nexus import data_group
 from tuner.apply.scan_file import sync_folder
-from tuner.apply.target import check_target, publish, temporary_name
+from tuner.apply.target import check_target, publish, reason
+from tuner.errors import TunerError
 from tuner.read.hdf5 import Hdf5Source
 from tuner.read.nexus import SERIES
 from tuner.stack import Stack
@@ -76,13 +79,18 @@ class DataFiles:
         ]
 
     def publish(self, temporary: Path, overwrite: bool) -> None:
-        """Give all their names, the master last; of an older one that is replaced, nothing is left."""
+        """Give all their names, the master last; of an older one that is replaced, nothing is left.
+
+        A kill at any moment leaves the older master with its data files or the new one with its own.
+        """
         for path in (self._path(piece) for piece in self._pieces):
             check_target(path, overwrite)
         if overwrite:
-            self._master.unlink(missing_ok=True)  # it must not lead to a mixture
-            for _, old in list(data_files(self._master)):
-                old.unlink()
+            sync_folder(self._master.parent)
+            _relink(temporary, self._master, [self._path(piece, hidden=True).name for piece in self._pieces])
+            self._pieces.clear()  # they are the master's from here on
+            settle(self._master)
+            return
         for piece in self._pieces:
             publish(self._path(piece, hidden=True), self._path(piece), overwrite)
         publish(temporary, self._master, overwrite)
@@ -116,5 +124,71 @@ class DataFiles:
             self._open = None
 
     def _path(self, piece: Piece, hidden: bool = False) -> Path:
-        path = self._master.with_name(piece.name)
-        return temporary_name(path) if hidden else path
+        return self._master.with_name(f".{piece.name}.{os.getpid()}.copy" if hidden else piece.name)
+
+
+def settle(master: Path) -> None:
+    """Have the data files of a master that links them by temporary names take their own, in the place of older ones.
+
+    Whoever opens the master meanwhile finds all of its frames. It does nothing where that was done before.
+
+    Raises
+    ------
+    TunerError
+        Where it cannot be done; the master is whole, and this can be called again.
+    """
+    with h5py.File(master, locking=False) as file:
+        group = file[EIGER_DATA]
+        links = [group.get(name, getlink=True) for name in sorted(group) if SERIES.fullmatch(name)]
+    own = [part_name(master, number) for number in range(1, len(links) + 1)]
+    hidden = [
+        (master.with_name(there.filename), master.with_name(name))
+        for there, name in zip(links, own, strict=True)
+        if re.fullmatch(rf"\.{re.escape(name)}\.\d+\.copy", getattr(there, "filename", ""))
+    ]
+    if not hidden:
+        return
+    try:
+        for path, final in hidden:
+            _give_name(path, final)
+        sync_folder(master.parent)
+        _relink(master, master, own)
+        for number, old in list(data_files(master)):
+            if number > len(own):
+                old.unlink()
+        for path, _ in hidden:
+            path.unlink(missing_ok=True)
+        sync_folder(master.parent)
+    except OSError as error:
+        raise TunerError(
+            f"{master}: is whole, but its data files have temporary names: {reason(error)}; tuner recover renames them"
+        ) from None
+
+
+def _give_name(path: Path, final: Path) -> None:
+    """Another name for a file, in the place of what has it; it keeps its own where the file system has hard links."""
+    spare = path.with_suffix(".link")
+    spare.unlink(missing_ok=True)
+    try:
+        spare.hardlink_to(path)
+    except OSError:
+        if path.exists():
+            path.replace(final)
+    else:
+        spare.replace(final)
+        spare.unlink(missing_ok=True)  # both were the same already
+
+
+def _relink(master: Path, target: Path, names: Sequence[str]) -> None:
+    """Replace a file by a master that links data files of other names, in one step."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.copy")
+    try:
+        shutil.copyfile(master, temporary)
+        with h5py.File(temporary, "r+", locking=False) as file:
+            link(file[EIGER_DATA], [Piece(0, 0, name) for name in names])
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)

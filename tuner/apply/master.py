@@ -186,10 +186,10 @@ def add_eiger_detector(
     file: h5py.File, frame_shape: tuple[int, ...], dtype: np.dtype[Any], mask: NDArray[np.bool_] | None, frames: int
 ) -> None:
     """What neggia, durin and dxtbx ask of a master beside its links, as far as the file says nothing else."""
-    import hdf5plugin
-
     detector, specific = add_groups(file, _DETECTOR), add_groups(file, _SPECIFIC)
-    numbers = np.zeros(frame_shape, np.uint32) if mask is None else mask.astype(np.uint32)
+    numbers = _mask_of(detector, specific, frame_shape)
+    if mask is not None:
+        numbers[mask & (numbers == 0)] = 1
     height, width = frame_shape
     known = [
         (detector, "bit_depth_image", np.uint32(8 * dtype.itemsize)),
@@ -197,7 +197,7 @@ def add_eiger_detector(
         (specific, "ntrigger", np.uint32(1)),
         (specific, "x_pixels_in_detector", np.uint32(width)),
         (specific, "y_pixels_in_detector", np.uint32(height)),
-        (specific, "number_of_excluded_pixels", np.uint32(numbers.sum())),
+        (specific, "number_of_excluded_pixels", np.uint32(np.count_nonzero(numbers))),
     ]
     saturation = detector.get("saturation_value")
     if saturation is not None and saturation.dtype.kind in "iuf":
@@ -207,15 +207,36 @@ def add_eiger_detector(
     for group, name, value in known:
         if name not in group:
             group[name] = value
-    if "pixel_mask" not in specific:  # gzip is not what neggia reads
-        specific.create_dataset("pixel_mask", data=numbers, chunks=frame_shape, **hdf5plugin.Bitshuffle())
-    if "pixel_mask" not in detector:
-        detector["pixel_mask"] = specific["pixel_mask"]
+    _store_mask(detector, specific, numbers)
     # dxtbx compares classes with bytes, which is what h5py reads of texts of fixed length.
     groups = [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
     for group in groups:
         if (nx_class := group.attrs.get("NX_class")) is not None:
             group.attrs["NX_class"] = np.bytes_(nx_class)
+
+
+def _mask_of(detector: h5py.Group, specific: h5py.Group, frame_shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """The mask that a master has, with the bits that say what is wrong with a pixel, or zeros; shape `frame_shape`."""
+    for group in (specific, detector):
+        node = peek(group, "pixel_mask")
+        if isinstance(node, h5py.Dataset) and node.shape == frame_shape and node.dtype.kind in "biu":
+            return np.asarray(node[()]).astype(np.uint32)
+    return np.zeros(frame_shape, np.uint32)
+
+
+def _store_mask(detector: h5py.Group, specific: h5py.Group, numbers: NDArray[np.uint32]) -> None:
+    """Put the mask where neggia wants it and as it reads it: uint32, in one chunk of bitshuffle with lz4."""
+    import hdf5plugin
+
+    old, beside = peek(specific, "pixel_mask"), peek(detector, "pixel_mask")
+    attributes = {} if old is None else dict(old.attrs)
+    for group in (specific, *([detector] if old is not None and old == beside else [])):
+        if "pixel_mask" in group:
+            del group["pixel_mask"]
+    made = specific.create_dataset("pixel_mask", data=numbers, chunks=numbers.shape, **hdf5plugin.Bitshuffle())
+    made.attrs.update(attributes)
+    if "pixel_mask" not in detector:
+        detector["pixel_mask"] = made
 
 
 def _stem(master: Path, label: str) -> str:

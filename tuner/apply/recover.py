@@ -16,6 +16,7 @@ import numpy as np
 
 from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
+from tuner.apply.data_files import settle
 from tuner.apply.master import (
     EIGER_DATA,
     EIGER_DATASET,
@@ -77,7 +78,7 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
             names = [name] if eiger else [name, *(other for other in _plotted(file) if other != name)]
     except OSError as error:
         raise InputError(f"{place}: cannot be opened: {error}") from None
-    return _recover_rolling(place, names)
+    return _recover_rolling(place, names, eiger)
 
 
 def _safe(dataset: h5py.Dataset, path: Path) -> dict[str, Any]:
@@ -134,7 +135,9 @@ def _checksum_is_right(chunk: bytes) -> bool:
     return len(chunk) > CHECKSUM_NBYTES and fletcher32(chunk[:-CHECKSUM_NBYTES]) == stated
 
 
-def _recover_rolling(master: Path, names: list[str]) -> dict[str, Any]:
+def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, Any]:
+    if eiger:
+        settle(master)
     found = [_recover_parts(master, name, label_of(name.strip("/"), names[0].strip("/"))) for name in names]
     for left in master.parent.glob(f".{glob.escape(master.name)}.*.part"):  # a master that was not renamed any more
         check_unused(left)
@@ -144,7 +147,7 @@ def _recover_rolling(master: Path, names: list[str]) -> dict[str, Any]:
         shutil.copyfile(master, temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
             frames = [
-                _link(file, pieces) if is_eiger(file) else _join(file, name, pieces)
+                _link(file, pieces) if eiger else _join(file, name, pieces)
                 for name, (pieces, _, _) in zip(names, found, strict=True)
             ]
             file.flush()

@@ -193,10 +193,11 @@ class _Plan:
         lead = len(stack.lead_shape)
         self.lead_chunk = self.chunks[:lead]
         frames = math.prod(self.lead_chunk)
+        # There may be fewer frames in it than the profile says: of the type size, what divides them.
+        typesize = math.gcd(config.blosc2.typesize, math.prod(self.chunks) * stack.dtype.itemsize)
+        blosc2 = replace(config.blosc2, typesize=typesize)
         # The same bytes as the dataset's chunk, with its leading axes as one.
-        config = container.resolve(
-            Config((frames, *config.chunks[1:]), profile.config.blosc2), stack.frame_shape, stack.dtype
-        )
+        config = container.resolve(Config((frames, *config.chunks[1:]), blosc2), stack.frame_shape, stack.dtype)
         self.encoder = open_encoder(config, profile.fallback.blosc2, stack.dtype, self.chunks, container)
 
     def create(self, group: h5py.Group, name: str, maxshape: tuple[int | None, ...], fill: Any = None) -> h5py.Dataset:
