@@ -222,6 +222,30 @@ def test_the_worst_of_many_is_foretold_by_some() -> None:
     assert expected_worst(np.arange(10.0), 600) == 9
 
 
+@dataclass(frozen=True)
+class Growing(Cheat):
+    """Moves pixels the further the more they are above 1000."""
+
+    share: float
+
+    def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
+        return values + self.share * (values - 1000)
+
+
+def test_of_those_that_stray_the_one_is_taken_that_strays_least() -> None:
+    brightness = 1000 + np.random.default_rng(0).exponential(100, 2000)
+    stack = stack_of(np.broadcast_to(brightness[:, None, None], (2000, 4, 4)).copy())
+    parts = split([stack], 59, 0)
+    largest = max(brightness[unit.frame] - 1000 for unit in (*parts.select, *parts.test))
+    goal = Goal.from_dict({"maximize": ["ratio"], "require": [f"rmse <= {largest + 1}"]})
+    harsh, gentle = option(Growing(1.0)), option(Growing(0.97))
+    for options in ([harsh, gentle], [gentle, harsh]):
+        taken, promise = hold(options, goal, [stack], [Pixels(noise=POISSON)], parts, 0.05)
+        assert (taken, promise.looks) == (gentle, 1)
+    assert hold([harsh, option(Growing(0.1))], goal, [stack], [Pixels(noise=POISSON)], parts, 0.05)[0] != harsh
+    assert hold([harsh], goal, [stack], [Pixels(noise=POISSON)], parts, 0.05)[0] == harsh
+
+
 @pytest.fixture
 def lucky(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> Opened:
     """The scan with steps of zeros that spare the frames by which is selected."""

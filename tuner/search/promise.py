@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,9 @@ def hold(
 ) -> tuple[Option, Promise]:
     """The first option that keeps the limits on the select part, and on the test part; and what the latter is worth.
 
-    Candidates come last of which some frame is to be expected beyond a limit, as the tail of the select part tells. The
-    test part is opened for one candidate, and for another only if that one fails: at a confidence that rises with every
-    look.
+    Candidates come last of which some frame is to be expected beyond a limit, as the tail of the select part tells, and
+    of these first the one that strays least. The test part is opened for one candidate, and for another only if that
+    one fails: at a confidence that rises with every look.
 
     Parameters
     ----------
@@ -145,17 +146,22 @@ def hold(
     limits = goal.limits
     names = tuple(dict.fromkeys((*REPORTED, *goal.qualities)))
     miss, looks, frames = "", 0, sum(map(len, stacks))
-    waiting, strays = deque(options), deque[Option]()
+    waiting, strays = deque(options), list[tuple[float, Option]]()
     while waiting or strays:
         # Those that stray come last, but before pixels are kept.
         careful = bool(waiting) and (bool(waiting[0].steps) or not strays)
-        option = waiting.popleft() if careful else strays.popleft()
+        if careful:
+            option = waiting.popleft()
+        else:
+            nearest = min(strays, key=itemgetter(0))
+            strays.remove(nearest)
+            option = nearest[1]
         if not option.steps:  # what keeps every pixel needs no frames to prove it
             always = {str(c): "by construction" for c in (*limits, *goal.analysed)}
             return option, Promise(0, looks, 1.0, 0.0, risk, always, {}, parts.population)
         each, broke = _judge(option, limits, parts.select, stacks, pixels, names)
-        if broke is None and careful and _strays(each, limits, frames):
-            strays.append(option)
+        if broke is None and careful and (beyond := _strays(each, limits, frames)) > 0:
+            strays.append((beyond, option))
             continue
         analysed: Mapping[str, Sequence[float]] = {}
         if broke is None and parts.select:  # analyses take long: only what is cheap to ask comes so far
@@ -207,15 +213,19 @@ def _judge(
     return {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}, None
 
 
-def _strays(each: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint], frames: int) -> bool:
-    """Whether one of all frames is to be expected beyond a limit, as far as no step bounds it for single pixels."""
+def _strays(each: Mapping[str, NDArray[np.float64]], limits: Sequence[Constraint], frames: int) -> float:
+    """How far beyond a limit one of all frames is to be expected, as a share of the limit; 0 where none is.
+
+    What steps bound for single pixels is not asked: there is no tail.
+    """
+    beyond = 0.0
     for limit in limits:
         if limit.metric not in each or limit.metric in BOUNDED:
             continue
         sign = 1 if limit.op == "<=" else -1
-        if expected_worst(sign * each[limit.metric], frames) > sign * limit.limit:
-            return True
-    return False
+        excess = expected_worst(sign * each[limit.metric], frames) - sign * limit.limit
+        beyond = max(beyond, excess / (abs(limit.limit) or 1.0))
+    return beyond
 
 
 def _analyse(
