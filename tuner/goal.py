@@ -101,8 +101,10 @@ class Constraint:
 
         Parameters
         ----------
-        reference : baseline name to its evaluation
-        best : metric to the best value so far
+        reference : mapping
+            Baseline's name to its evaluation.
+        best : mapping
+            Metric to its best value so far.
         """
         if self.name is None:
             return self.limit

@@ -69,10 +69,15 @@ class Pair:
     """Frames before and after; each method gives a number a frame, of use where the frame is `changed`."""
 
     original: NDArray[Any]
+    """Shape (n, *frame_shape), native byte order; integers or floats."""
     decoded: NDArray[Any]
+    """What came back, same shape and dtype."""
     valid: _Flags
+    """True where a pixel of the original counts, same shape."""
     still_valid: _Flags | None
+    """True where a pixel of what came back counts, same shape; None where that is not to be looked at."""
     noise: Noise | None
+    """Of the original; None where it is unknown, and errors stay in data units."""
     changed: _Flags
     """The frames to look at, shape (n,)."""
 

@@ -263,7 +263,8 @@ def load_profile(path: str | os.PathLike[str], strict: bool = False) -> Profile:
 
     Parameters
     ----------
-    path : path of a YAML file
+    path : path
+        Of a YAML file.
     strict : bool
         Refuse a profile whose digest does not match instead.
 

@@ -80,7 +80,8 @@ class Proposer:
 
         Parameters
         ----------
-        front : configurations that are the best so far, the best first
+        front : sequence of Config
+            Those that are the best so far, the best first.
         """
         start = time.perf_counter()
         try:
@@ -117,7 +118,8 @@ class Proposer:
         Parameters
         ----------
         evaluation : Evaluation
-        violations : for each requirement how far it is from being met; at most 0 where it is
+        violations : sequence of float
+            For each requirement how far it is from being met; at most 0 where it is.
         """
         start = time.perf_counter()
         assert evaluation.config is not None
