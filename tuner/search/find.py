@@ -43,8 +43,8 @@ from tuner.steps import Pixels, Step
 from tuner.steps.reduced import check_order, parse_reductions, reduced, times_smaller
 from tuner.steps.reductions import Reduction
 
-#: The budget of a prediction: the baselines, and eight measurements that verify the guess.
-PREDICT_BUDGET = str(len(FILTERS) + 8)
+#: The budget of a prediction: the baselines, eight configurations that verify the guess, and the best four timed again.
+PREDICT_BUDGET = str(len(FILTERS) + 8 + 4)
 
 #: How many of the finalists of earlier searches of the same data are measured first.
 _WARM = 8
