@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,39 @@ def test_a_burst_is_written_with_less_effort_and_every_pixel(tmp_path: Path, los
         assert (written == frames).all()
 
 
+def test_after_a_burst_the_profile_is_taken_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each step is logged, counted, and its frames are listed; the last ones are as small as those before it."""
+    frames = counts(200)
+    with open_writer(
+        tmp_path / "a.h5", profile(), frame_shape=SHAPE, dtype="uint16", workers=2, on_overload="shed"
+    ) as writer:
+        for number, frame in enumerate(frames):
+            writer.append(frame)
+            while writer.waiting and not 10 <= number < 50:
+                time.sleep(1e-3)
+    written, notes = read(tmp_path / "a.h5")
+    assert (written == frames).all()
+    runs = notes["tuner_shed_frames"]
+    assert 10 <= runs[0, 0] < 50 <= runs[-1, 1] < 190
+    steps = [record.message for record in caplog.records if "are encoded with" in record.message]
+    assert len(steps) == notes["tuner_shed_steps"] >= 2
+    assert f"frames from {runs[-1, 1]} on are encoded with the profile" in steps[-1]
+    with h5py.File(tmp_path / "a.h5") as file:
+        sizes = [file["entry/data/data"].id.get_chunk_info(number).size for number in range(len(frames))]
+    assert max(sizes[:10] + sizes[190:]) < min(sizes[first] for first, _, _ in runs)
+
+
 def test_incompressible_frames_are_shed_too(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).integers(0, 65536, (60, *SHAPE), "uint16")
-    with open_writer(tmp_path / "a.h5", profile(), frame_shape=SHAPE, dtype="uint16", on_overload="shed") as writer:
+    with open_writer(
+        tmp_path / "a.h5", profile(), frame_shape=SHAPE, dtype="uint16", workers=2, on_overload="shed"
+    ) as writer:
         writer.append(frames)
-    assert (read(tmp_path / "a.h5")[0] == frames).all()
+    written, notes = read(tmp_path / "a.h5")
+    assert (written == frames).all()
+    assert notes["tuner_shed_frames"][0, 0] < 30
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["entry/data/data"].id.get_storage_size() < 1.01 * frames.nbytes
 
 
 class Disk:
@@ -182,6 +211,54 @@ def test_a_disk_that_pauses_holds_frames_back_and_sheds_none(tmp_path: Path, dis
     written, notes = read(tmp_path / "a.h5")
     assert (written == frames).all()
     assert "tuner_shed_frames" not in notes
+
+
+@pytest.mark.slow
+def test_a_disk_that_pauses_for_ten_seconds_costs_time_and_nothing_else(tmp_path: Path, disk: Disk) -> None:
+    """In each access at once, with a clock that flushes meanwhile; `sync` waits too and acknowledges nothing before."""
+    frames = counts(60)
+    accesses = ("rolling", "single", "swmr")
+    writers = [
+        open_writer(
+            tmp_path / f"{access}.h5",
+            profile(chunks=(2, -1, -1)),
+            frame_shape=SHAPE,
+            dtype="uint16",
+            workers=1,
+            access=access,
+            roll_every=10,
+            flush_every="0.1s",
+        )
+        for access in accesses
+    ]
+    safe: dict[int, int] = {}
+
+    def fill(number: int) -> None:
+        for frame in frames:
+            writers[number].append(frame)
+        safe[number] = writers[number].sync()
+
+    detectors = [threading.Thread(target=fill, args=(number,)) for number in range(len(writers))]
+    disk.running.clear()
+    for detector in detectors:
+        detector.start()
+    time.sleep(10)
+    assert not safe
+    for access, writer in zip(accesses, writers, strict=True):
+        assert writer.waiting <= writer.depth
+        assert writer.frames_written < len(frames)
+        with h5py.File(tmp_path / f"{access}.h5", swmr=access == "swmr", locking=False) as file:
+            assert (file["entry/data/data"][()] == 65535).all(), "what was not acknowledged reads as missing"
+    disk.running.set()
+    for detector in detectors:
+        detector.join(60)
+    assert list(safe.values()) == [len(frames)] * 3
+    for access, writer in zip(accesses, writers, strict=True):
+        writer.close()
+        written, notes = read(tmp_path / f"{access}.h5")
+        assert (written == frames).all()
+        assert "tuner_missing_frames" not in notes
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tuner")]
 
 
 def test_what_cannot_be_taken_is_refused_and_the_scan_goes_on(tmp_path: Path, disk: Disk) -> None:
