@@ -61,6 +61,11 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--axes", metavar="A", help="names of all axes, those of a frame last, such as frame,y,x")
 
 
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("profile", type=_path, metavar="PROFILE")
+    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
+
+
 def _add_demo(subparsers: Any) -> None:
     command = _command(
         subparsers,
@@ -154,7 +159,7 @@ def _add_apply(subparsers: Any) -> None:
         "write files anew as a profile says",
         "tuner apply id19.yaml scan.nxs out.h5",
     )
-    command.add_argument("profile", type=_path, metavar="PROFILE")
+    _add_profile(command)
     command.add_argument(
         "files", nargs="+", type=_path, metavar="SRC... DST", help="what to read, and last where to write"
     )
@@ -170,7 +175,6 @@ def _add_apply(subparsers: Any) -> None:
     )
     command.add_argument("--discard-original", action="store_true", help="in place, take a profile that changes pixels")
     command.add_argument("--layout", metavar="L", help="nexus, or eiger: a master with data files (default: as SRC)")
-    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
 def _add_verify(subparsers: Any) -> None:
@@ -181,7 +185,7 @@ def _add_verify(subparsers: Any) -> None:
         "check a written file against its original, or a profile on other data",
         "tuner verify id19.yaml out.h5 --against scan.nxs",
     )
-    command.add_argument("profile", type=_path, metavar="PROFILE")
+    _add_profile(command)
     command.add_argument(
         "files", nargs="+", type=_path, metavar="FILE", help="what was written; without --against, originals"
     )
@@ -189,7 +193,6 @@ def _add_verify(subparsers: Any) -> None:
     _add_source(command)
     command.add_argument("--sample", default="16MB", metavar="SIZE", help="for the requirements (default 16MB)")
     command.add_argument("--allow-code", action="store_true", help="run analyses of your own that the profile names")
-    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
 def _add_recover(subparsers: Any) -> None:
@@ -211,12 +214,11 @@ def _add_show(subparsers: Any) -> None:
         "draw what a profile's steps do to a frame: original, decoded, difference, its autocorrelation",
         "tuner show id19.yaml scan.nxs -o picture.png",
     )
-    command.add_argument("profile", type=_path, metavar="PROFILE")
+    _add_profile(command)
     command.add_argument("file", type=_path, metavar="FILE", help="an original")
     command.add_argument("-o", "--output", type=_path, metavar="PNG", required=True, help="the picture to write")
     _add_source(command)
     command.add_argument("--frame", type=_whole, metavar="N", help="its number (default: the data frame in the middle)")
-    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
 def _add_soak(subparsers: Any) -> None:
@@ -227,7 +229,7 @@ def _add_soak(subparsers: Any) -> None:
         "play frames at a detector's pace through the writer, and say how it kept up; exit code 3 if frames were late",
         "tuner soak id19.yaml --target /data/visit --rate 500Hz --for 10m --data scan.nxs",
     )
-    command.add_argument("profile", type=_path, metavar="PROFILE")
+    _add_profile(command)
     command.add_argument("--target", type=_path, metavar="DIR", required=True, help="folder to write to; emptied again")
     command.add_argument("--rate", metavar="R", required=True, help="frames per second, such as 500Hz or 1.5kHz")
     command.add_argument("--for", dest="duration", default="10m", metavar="T", help="how long (default 10m)")
@@ -240,7 +242,6 @@ def _add_soak(subparsers: Any) -> None:
     )
     command.add_argument("--workers", type=_positive, metavar="N", help="threads that encode (default: cores)")
     command.add_argument("--on-overload", default="block", metavar="WAY", help="block (default) or shed")
-    command.add_argument("--strict", action="store_true", help="refuse a profile that was changed after measuring")
 
 
 def _add_retrain(subparsers: Any) -> None:

@@ -55,14 +55,9 @@ def read_command(options: argparse.Namespace) -> None:
 def search_command(options: argparse.Namespace) -> int:
     """Find a configuration and save its profile."""
     _check_output(options.output, options.files)
-    try:
-        from tuner.measure.baseline import TEXTS
+    with _needed_by("searching needs"):
         from tuner.report.terminal import SearchProgress, format_reduction, print_result
         from tuner.search.find import PREDICT_BUDGET, find_profile
-    except ImportError as error:
-        if (error.name or "tuner").startswith("tuner"):
-            raise
-        raise InputError(f"searching needs {error.name}: pip install 'tuner[lab]'") from None
     with SearchProgress(options.quiet) as progress:
         found = find_profile(
             options.files,
@@ -94,7 +89,7 @@ def search_command(options: argparse.Namespace) -> int:
         front = [evaluation.to_dict() for evaluation in found.result.front]
         _print_json({"path": options.output, "log": str(found.log), "profile": found.profile.to_dict(), "front": front})
     elif not options.quiet:
-        print_result(found.result, TEXTS)
+        print_result(found.result)
         if found.profile.reduce:
             print(format_reduction(found.profile))
         print(f"{options.output}: profile {found.profile.name}; every evaluation is in {found.log}")
@@ -108,13 +103,9 @@ def retrain_command(options: argparse.Namespace) -> None:
     """Learn from what searches measured, or take that back."""
     if options.rollback and options.logs:
         raise InputError("--rollback must stand alone, got logs too")
-    try:
+    with _needed_by("retraining needs"):
         from tuner.report.verdict import print_verdict
         from tuner.search.retrain import retrain, rollback
-    except ImportError as error:
-        if (error.name or "tuner").startswith("tuner"):
-            raise
-        raise InputError(f"retraining needs {error.name}: pip install 'tuner[lab]'") from None
     notify = (lambda _: None) if options.quiet else (lambda text: say(f"tuner: {text}"))
     verdict = rollback() if options.rollback else retrain(options.logs, notify)
     if options.json:
@@ -264,13 +255,8 @@ def show_command(options: argparse.Namespace) -> None:
 
     _check_output(options.output, [options.file, options.profile])
     profile = _load(options)
-    with _opened(options, [options.file]) as stacks:
-        try:
-            drawn = draw(profile, stacks[0], options.output, options.frame)
-        except ImportError as error:
-            if (error.name or "tuner").startswith("tuner"):
-                raise
-            raise InputError(f"pictures need {error.name}: pip install 'tuner[lab]'") from None
+    with _opened(options, [options.file]) as stacks, _needed_by("pictures need"):
+        drawn = draw(profile, stacks[0], options.output, options.frame)
     _answer(
         options,
         drawn,
@@ -301,6 +287,17 @@ def soak_command(options: argparse.Namespace) -> int:
     if found.late:
         raise UnsatisfiableError(f"{options.target}: {found.late} of {found.frames} frames were late at {options.rate}")
     return 0
+
+
+@contextmanager
+def _needed_by(what: str) -> Iterator[None]:
+    """Name the package of the extra `lab` that is missing, where one is."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "tuner").startswith("tuner"):
+            raise
+        raise InputError(f"{what} {error.name}: pip install 'tuner[lab]'") from None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,11 +14,12 @@ from rich.table import Table
 
 from tuner.config import one_line
 from tuner.evaluation import METRICS, Evaluation
+from tuner.measure.baseline import TEXTS
 from tuner.profile import Profile
 from tuner.steps.reduced import reductions_to
 
 if TYPE_CHECKING:
-    from tuner.search.run import Progress, Result
+    from tuner.search.result import Progress, Result
 
 #: Seconds between two lines of progress where nothing better was found, in a pipe.
 _PATIENCE = 10.0
@@ -83,7 +83,7 @@ class SearchProgress:
         self._best, self._phase, self._last = progress.best, progress.phase, time.monotonic()
 
 
-def print_result(result: Result, texts: Mapping[str, str]) -> None:
+def print_result(result: Result) -> None:
     """The table of a search's result: what was chosen, the rest of the front, what users have today."""
     out = console(sys.stdout)
     shown = [name for name in _COLUMNS if any(name in e.metrics for e in result.front)]
@@ -101,7 +101,7 @@ def print_result(result: Result, texts: Mapping[str, str]) -> None:
         table.add_row(mark + one_line(evaluation.config, result.itemsize), *_cells(evaluation, shown), style=style)
     table.add_section()
     for name, evaluation in result.baselines.items():
-        table.add_row(f"  {name}: {texts[name]}", *_cells(evaluation, shown), style="dim")
+        table.add_row(f"  {name}: {TEXTS[name]}", *_cells(evaluation, shown), style="dim")
     out.print(table)
     today = result.baselines["bslz4"].metrics["ratio"]
     best = result.best.metrics

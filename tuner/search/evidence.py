@@ -20,7 +20,7 @@ from tuner.measure.timing import Reference, machine, versions
 from tuner.profile import Invalid, Match, Profile
 from tuner.read.sampling import Sample
 from tuner.redundancy import redundancies
-from tuner.search.run import Result
+from tuner.search.result import Result
 from tuner.stack import Stack
 from tuner.steps import Pixels
 from tuner.traits import traits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tuner.config import Config, one_line
 from tuner.errors import InputError, UnsatisfiableError
@@ -20,6 +20,8 @@ from tuner.search.finals import candidates, fallback, timed_in_turn
 from tuner.search.guide import Guide, guessed
 from tuner.search.lossy import REPORTED
 from tuner.search.optimize import Proposer
+from tuner.search.result import Progress as Progress
+from tuner.search.result import Result as Result
 from tuner.search.seeds import often_right, settled_in
 from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
@@ -37,46 +39,6 @@ _LED = 8
 _PATIENCE, _UNLIKELY = 8, 0.05
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a search is."""
-
-    phase: str
-    """What it does just now."""
-    measured: int
-    """Configurations measured so far."""
-    seconds: float
-    """Time since it began."""
-    best: Evaluation | None
-    """The best so far."""
-    itemsize: int
-    """Bytes of a pixel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a search found."""
-
-    best: Evaluation
-    """The configuration to take."""
-    front: tuple[Evaluation, ...]
-    """What was timed again and no other is better than in every objective."""
-    baselines: Mapping[str, Evaluation]
-    """What users have today, on the same sample."""
-    fallback: Evaluation
-    """The fastest lossless configuration for the same chunks."""
-    goal: Goal
-    """What was searched for."""
-    itemsize: int
-    """Bytes of a pixel."""
-    measured: int
-    """Configurations measured, baselines and finalists included."""
-    seconds: float
-    """How long it took."""
-    stopped: str
-    """Why it ended."""
 
 
 class Search:
@@ -148,9 +110,10 @@ class Search:
     ) -> None:
         used = {*goal.maximize, *(c.metric for c in goal.require)}
         if "sinogram_read_mb_s" in used and not (frames and len(sample.frame_shape) == 2):
-            raise InputError("sinogram_read_mb_s needs data with three axes")
+            got = "spectra" if len(sample.frame_shape) == 1 else "a single image or a map"
+            raise InputError(f"sinogram_read_mb_s needs data with three axes, got {got}")
         if "write_mb_s" in used and target is None:
-            raise InputError("write_mb_s needs a target to write to")
+            raise InputError("write_mb_s needs a target to write to, got none")
         if prefer is not None and prefer not in goal.maximize:
             raise InputError(f"--prefer must name one of the objectives {' '.join(goal.maximize)}, got {prefer!r}")
         least = len(FILTERS) + 2
