@@ -44,3 +44,17 @@ def test_a_part_of_the_pixels_refuses_nothing_that_all_of_them_allow(
     for steps in options:
         quality = {name: np.array([value]) for name, value in meter.prepared(steps).quality.items()}
         assert (broken(quality, GOAL.require) is None) == (steps in keeping), steps
+
+
+def test_pixels_are_not_given_away_for_nothing(tmp_path: Path) -> None:
+    """Of counts below two no rounding keeps the means, so that a step can change no pixel but a bright one."""
+    frames = np.random.default_rng(0).poisson(0.3, (2, 512, 512)).astype(np.int32)
+    frames[:, 60, 60] = 1048575
+    meter = Meter(
+        Sample((Run(0, 0, frames),)), pixels=[Pixels(noise=Noise(1.0, 0.0, 0.0, "given", 1.0))], qualities=REPORTED
+    )
+    with Log(tmp_path / "log.jsonl") as log:
+        allowed, _ = rank_steps(load_space("counting").steps(), meter, GOAL, log)
+    changing = [option for option in allowed if option.evaluation.metrics["max_abs_error"] > 0]
+    assert changing, "no step changed a pixel"
+    assert allowed[0].steps == ()

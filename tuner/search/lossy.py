@@ -36,6 +36,9 @@ _PROBES = (
 #: Bytes of frames that they compress at once, about.
 _PROBED_NBYTES = 1 << 20
 
+#: By how much, as a logarithm, steps must be better than none.
+_LEAST_GAIN = 0.01
+
 #: What steps do to each pixel by itself; and how many are asked before all.
 BOUNDED = ("max_abs_error", "max_error_sigma")
 _ASKED = 1 << 16
@@ -133,7 +136,8 @@ def rank_steps(
     """The options that keep the goal's limits on quality, the most promising first; and those that do not.
 
     Qualities are taken once for each option, and what it leaves is compressed by fast codecs only: which codec is best
-    is searched for afterwards, for the option that is taken. What some pixels break is not tried on the rest.
+    is searched for afterwards, for the option that is taken. What some pixels break is not tried on the rest. No pixel
+    is given away for less than a per cent.
     """
     quality = replace(goal, require=goal.limits)
     judge = Judge(quality, {})
@@ -156,7 +160,7 @@ def rank_steps(
             allowed.append(Option(steps, best))
         else:
             refused.append(best)
-    allowed.sort(key=lambda option: judge.worth(option.evaluation), reverse=True)
+    allowed.sort(key=lambda o: judge.worth(o.evaluation) + (0 if o.steps else _LEAST_GAIN), reverse=True)
     return allowed, refused
 
 
