@@ -3,15 +3,15 @@
     TUNER_REAL_DATA=FOLDER python benchmarks/techniques.py [--rows NAME...] [--budget 20] [--work FOLDER]
 
 For each row: the best lossless configuration of the frames as they are, and as reduced; the authors' setting, with the
-codec that suits it best; and the best that a search finds when no quality, and no number of the analysis, may be worse
-than theirs, over all frames. It searches the shipped space of the technique, with roundings as coarse as the authors'
-error added; where that ends below them, once more with their step in the space. Simulated rows need no folder.
+codec that suits it best; and the best that a search of the technique's shipped space finds when no quality, and no
+number of the analysis, may be worse than theirs, over all frames. Where that ends below them, once more with their step
+in the space. Where a codec's own file is smaller than what was found, and plug-ins j2k or htj2k are installed, also
+JPEG 2000 inside Blosc2 at no worse quality. Simulated rows need no folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import os
@@ -23,21 +23,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin
 import numpy as np
 import yaml
 from grid import count_own_time, write_table
 from lossy import CODECS, SLOW, Bench
 from lossy_page import METRICS
 from numpy.typing import NDArray
-from techniques_page import BELOW, SHIPPED, THEIRS, Line, Row, page
+from techniques_own import InBlosc2, own_ratio
+from techniques_page import BELOW, IN_BLOSC2, SHIPPED, THEIRS, Line, Row, page
 from techniques_sets import TECHNIQUES, Frames, Technique, frames_of
 
 import tuner
 from tuner.analysis import ANALYSES
-from tuner.config import Config
-from tuner.errors import TunerError, TunerWarning
+from tuner.apply.child import PluginChild, probe
+from tuner.config import PLUGINS, Config
+from tuner.errors import CodecError, TunerError, TunerWarning
 from tuner.goal import Goal
 from tuner.measure.analyses import analyse, scans_of
 from tuner.measure.meter import Meter
@@ -54,14 +54,11 @@ from tuner.space import shipped
 from tuner.stack import Kind, Stack
 from tuner.steps import Step, prepare, step_from_dict
 from tuner.steps.reduced import parse_reductions, reduced, times_smaller
-from tuner.steps.round_trip import Filter, HCompress, Jpeg2000, Sz3, Zfp, filled
 
 #: Of what searches see.
 _SAMPLE_NBYTES = 2_000_000
 #: Frames are judged so many bytes at a time, as a search does it.
 _BATCH_NBYTES = 32 << 20
-#: Widths that are added to a space, over the one that makes the error of the authors' setting.
-_COARSE = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.35, 1.6, 2.0)
 #: Within this share, qualities are the same.
 _SAME = 0.02
 #: Limits are those of the authors' setting, but for how they are written.
@@ -96,58 +93,6 @@ def quality_of(bench: Bench, steps: Sequence[Step], truth: Stack | None) -> tupl
                 distance += [np.sum(((side - right) ** 2 / variance)[valid]) for side in (before, after)]
     quality = worst({name: np.concatenate([each[name] for each in found]) for name in found[0]})
     return quality, math.sqrt(distance[1] / distance[0]) if distance[0] else None
-
-
-def own_nbytes(step: Step, frame: NDArray[Any], valid: NDArray[np.bool_], noise: Noise | None) -> int | None:
-    """Bytes of a frame in the file of the codec itself, which a round trip goes through; None where it is none."""
-    if not isinstance(step, Jpeg2000 | HCompress | Zfp | Sz3):
-        return None
-    assert isinstance(step, Filter)
-    coded = step.coded(frame, valid, noise)
-    if not coded.any():
-        return None
-    whole, stream = filled(frame, coded), io.BytesIO()
-    if isinstance(step, Jpeg2000):
-        from PIL import Image
-
-        image = Image.fromarray((whole - whole.min()).astype(np.uint16))
-        image.save(
-            stream, "JPEG2000", no_jp2=True, irreversible=True, quality_mode="rates", quality_layers=[step.ratio]
-        )
-        return len(stream.getvalue())
-    if isinstance(step, HCompress):
-        from astropy.io import fits
-
-        above = (whole - whole.min()).astype(np.int32)
-        hdu = fits.CompImageHDU(
-            above, compression_type="HCOMPRESS_1", tile_shape=above.shape, hcomp_scale=step.scale, hcomp_smooth=False
-        )
-        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream)
-        stream.seek(0)
-        with fits.open(stream, disable_image_compression=True) as file:
-            return int(file[1].header["PCOUNT"])
-    wide = np.ascontiguousarray(whole, np.float64)
-    if isinstance(step, Zfp):
-        import zfpy
-
-        return len(zfpy.compress_numpy(wide, tolerance=step.error))
-    with h5py.File(stream, "w") as through:
-        sz3 = hdf5plugin.SZ3(absolute=step.error)
-        return int(through.create_dataset("frame", data=wide, chunks=wide.shape, compression=sz3).id.get_storage_size())
-
-
-def own_ratio(bench: Bench, steps: Sequence[Step]) -> float:
-    """The ratio that the codec of a round trip would make in its own file; 0 where there is none."""
-    if len(steps) != 1:
-        return 0.0
-    stored = pixels = 0
-    for run in bench.sample.runs:
-        about = bench.pixels[run.stack]
-        for frame, valid in zip(run.frames, about.valid(run.frames), strict=True):
-            if (nbytes := own_nbytes(steps[0], frame, valid, bench.noise)) is None:
-                return 0.0
-            stored, pixels = stored + nbytes, pixels + frame.nbytes
-    return pixels / stored
 
 
 def limits_of(technique: Technique, line: Line) -> Goal:
@@ -208,16 +153,10 @@ def broken_limits(goal: Goal, line: Line) -> str:
     return "; ".join(broken)
 
 
-def space_for(technique: Technique, quality: Mapping[str, float], grain: float, file: Path, *, theirs: bool) -> Path:
-    """The shipped space with roundings as coarse as an error, and with the authors' steps if wanted, as a file."""
+def space_with(technique: Technique, file: Path) -> Path:
+    """The shipped space with the authors' steps among its choices, as a file."""
     document, _, _ = shipped(technique.space, "search_spaces", "space")
-    options = document["steps"]["choose"]
-    widths = [quality["rmse"] * math.sqrt(12) * times for times in _COARSE]
-    widths += [2.0 ** math.floor(math.log2(width)) for width in widths]  # of these the low bits are empty
-    coarse = sorted({float(max(np.rint(w / grain), 2) * grain) if grain else float(f"{w:.4g}") for w in widths})
-    options.append([{"step": "uniform", "width": {"choose": coarse}}])
-    if theirs:
-        options.append([dict(step) for step in technique.steps])
+    document["steps"]["choose"].append([dict(step) for step in technique.steps])
     document["name"] = file.stem
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     return file
@@ -276,8 +215,8 @@ def measure(technique: Technique, frames: Frames, work: Path, budget: str) -> Ro
     theirs = _timed(bench, authors, bench.best(steps, CODECS)[0], times)
     theirs.own = own_ratio(bench, steps) * times
     row.lines.append(theirs)
-    for method, with_theirs in ((SHIPPED, False), (THEIRS, True)):
-        space = space_for(technique, authors.quality, bench.step, work / f"{method}.yaml", theirs=with_theirs)
+    for method in (SHIPPED, THEIRS):
+        space = technique.space if method == SHIPPED else space_with(technique, work / f"{method}.yaml")
         start = time.thread_time()
         try:
             found = tuner.find_profile(
@@ -299,10 +238,45 @@ def measure(technique: Technique, frames: Frames, work: Path, budget: str) -> Ro
         line.broken = broken_limits(measured, line)
         if line.ratio >= BELOW * theirs.ratio:
             break
+    if theirs.own * BELOW > row.best:
+        inside = (in_blosc2(codec, bench, technique, measured, truth, times) for codec in PLUGINS)
+        row.lines += [each for each in inside if each is not None]
     for stack in originals:
         stack.close()
     row.seconds = time.thread_time() - began
     return row
+
+
+def in_blosc2(
+    codec: str, bench: Bench, technique: Technique, goal: Goal, truth: Stack | None, times: float
+) -> Line | None:
+    """JPEG 2000 inside Blosc2 at the highest rate that keeps a goal; None where its plug-in is not here.
+
+    Rates are taken by bisection; the plug-ins take 16-bit pixels.
+    """
+    if bench.sample.dtype.itemsize != 2 or probe(codec):
+        return None
+    of_pixels = replace(goal, require=goal.limits)
+    best, low, high = Line(IN_BLOSC2[codec], note="no rate keeps the limits"), 0, 256
+    while high - low > 1:
+        rate = (low + high) // 2
+        with PluginChild() as child:  # a new one, as j2k keeps the rate that it was given first
+            step = InBlosc2(codec, rate, child)
+            try:  # frames are prepared by it as by any filter; analyses take long, so pixels are asked before
+                quality, _ = quality_of(bench, (step,), None)  # type: ignore[arg-type]
+                kept = not broken_limits(of_pixels, Line(best.method, quality=quality))
+                line = judged(Line(best.method), bench, technique, (step,), truth) if kept else best  # type: ignore[arg-type]
+            except CodecError:  # what gets no smaller
+                low = rate
+                continue
+        if not kept or broken_limits(goal, line):
+            high = rate
+            continue
+        best, low = line, rate
+        best.ratio = step.pixels / step.stored * times
+        best.encode_mb_s, best.decode_mb_s = (step.pixels / 1e6 / seconds for seconds in step.seconds)
+        best.config = f"{codec} at {rate / 10:g}, chunk 1xallxall"
+    return best
 
 
 def _timed(bench: Bench, line: Line, config: Config, times: float) -> Line:
@@ -326,20 +300,23 @@ def main() -> None:
     work = options.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     os.environ["TUNER_HOME"] = str(work / "home")  # what leads searches is trained once; it knows none of the data
-    rows = []
+    kept = {name: work / f"{name}.json" for name in TECHNIQUES}
     for name in options.rows or TECHNIQUES:
-        technique, kept = TECHNIQUES[name], work / f"{name}.json"
-        if not kept.exists():
-            frames = frames_of(technique.data, Path(folder) if folder else None, work)
-            if frames is None:
-                continue
-            try:
-                row = measure(technique, frames, work, options.budget)
-            except TunerError as error:
-                row = Row(technique.name, technique.data, technique.published, failed=str(error))
-            kept.write_text(json.dumps(asdict(row)), encoding="utf-8")
-            print(f"{name}: {row.seconds:.0f} s", flush=True)
-        document = json.loads(kept.read_text(encoding="utf-8"))
+        technique = TECHNIQUES[name]
+        frames = None if kept[name].exists() else frames_of(technique.data, Path(folder) if folder else None, work)
+        if frames is None:
+            continue
+        try:
+            row = measure(technique, frames, work, options.budget)
+        except TunerError as error:
+            row = Row(technique.name, technique.data, technique.published, failed=str(error))
+        kept[name].write_text(json.dumps(asdict(row)), encoding="utf-8")
+        print(f"{name}: {row.seconds:.0f} s", flush=True)
+    rows = []
+    for name, technique in TECHNIQUES.items():
+        if not kept[name].exists():
+            continue
+        document = json.loads(kept[name].read_text(encoding="utf-8"))
         lines = [Line(**line) for line in document.pop("lines")]
         said = {"data": f"{technique.data}, {technique.dtype}", "published": technique.published, "why": technique.why}
         rows.append(Row(**{**document, **said, "lines": lines}))

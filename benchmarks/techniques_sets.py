@@ -38,6 +38,9 @@ _REAL: dict[str, tuple[str, str | None]] = {
     "chip": ("tomography/chip_xradia.tif", None),
     "siemens": ("coherent/siemens_star_ptychography_aps.nxs", "gain=1"),
     "lab6": ("scattering/lab6_waxs_pilatus300kw_ssrl.nxs", "gain=1"),
+    "tooth": ("tomography/tooth_aps2bm.h5", None),
+    "k11": ("tomography/k11_diad_dls.h5", None),
+    "xrf": ("spectroscopy/xrf_map_aps2ide.nxs", "gain=1"),
 }
 
 
@@ -48,6 +51,8 @@ _DTYPES = {
     "eiger4m": "uint32",
     "thaumatin": "int32",
     "lab6": "int32",
+    "tooth": "float32",
+    "xrf": "float32",
 }
 
 
@@ -86,6 +91,7 @@ _PEAKS: dict[str, dict[str, Any]] = {"peaks": {}}
 _FOUND = ("peaks.recall", "peaks.precision", "peaks.scale_percent", "peaks.weak_scale_percent", "peaks.rms_sigma")
 _RECONSTRUCTION = {"reconstruction": {"rows": 2}}
 _SLICE = ("reconstruction.nrmse_percent", "reconstruction.frc_loss")
+_TOOTH = {"reconstruction": {"rows": 1, "centre": 296}}
 _PROFILE = {"radial_profile": {"centre": [97, 737], "bins": 300}}
 _RINGS = ("radial_profile.scan_percent", "radial_profile.scan_chi2", "radial_profile.frame_chi2")
 
@@ -101,7 +107,8 @@ _OWN_FILE = (
 _MEANS = (
     "Published slices are others, and their quality is of derived variables; ours have noise in every pixel,"
     " which the ratio depends on, and are judged by pixels. TQC rounds gas and liquid to levels of their own,"
-    " which move means by a third of sigma; no shipped space has it, as no shipped goal lets that pass."
+    " which move means by a third of sigma; `float` and `tomography` hold it for goals of your own, as no shipped one"
+    " lets that pass."
 )
 _LOW_PASS = (
     "A low-pass leaves noise of low frequencies, in all the bits: little is gained without a rounding after it,"
@@ -119,12 +126,21 @@ _FAR = (
 _COUNTS = (
     "Published is of other frames: in those of Galchenkova et al. lossless makes about 5; the simulated ones have"
     " a background of 30 photons a pixel, of which it makes 3.3, and the Eiger's are a single frame. ROIBIN-SZ"
-    " also bins what is around peaks; our step does not."
+    " also bins what is around peaks, which is not done here."
+)
+_SPECTRA = (
+    "A step sees one spectrum at a time, and SZ3 leaves one of 2,000 channels as it was. Spectra side by side would"
+    " suit both codecs better."
+)
+_EIGHT = (
+    "8 bits halve what is stored as it is; here it is compressed on. What lies beyond the ends is gone, so that equal"
+    " quality allows much."
 )
 _MX_111 = "111 (l_bnl_compress b2 s2 H16; rotation MX against 16-bit raw)"
 _MX_77 = "77 (l_bnl_compress b2 s2 J360; rotation MX against 16-bit raw)"
 _MARONE = "3 to 4, transparent (JPEG 2000; Marone et al. 2020)"
 _ESRF = "10 (JPEG 2000; imaging, ESRF)"
+_WINDOW = "2 (16 to 8 bits, before any compression)"
 _DENOISED = "2.4 (gain over lossless at most; denoised tomography, LEAPS D7.4)"
 
 TECHNIQUES: Mapping[str, Technique] = {
@@ -203,6 +219,37 @@ TECHNIQUES: Mapping[str, Technique] = {
         ({"step": "regions", "sigmas": 6, "radius": 4, "width": 8},), "mx",
         why=_COUNTS,
     ),
+    "j4_tooth": Technique(
+        "JPEG 2000 at 4 of counts as 16-bit integers", "real/tooth", _MARONE, ({"step": "jpeg2000", "ratio": 4},),
+        "tomography", "scale=uint16:1:0", _TOOTH, _SLICE,
+        why=_OWN_FILE,
+    ),
+    "window_tooth": Technique(
+        "8 bits from the 0.1 to the 99.9 percentile", "real/tooth", _WINDOW,
+        ({"step": "window", "bits": 8, "low": 4400, "high": 32496},), "tomography",
+        why=_EIGHT,
+    ),
+    "j4_k11": Technique(
+        "JPEG 2000 at 4", "real/k11", _MARONE, ({"step": "jpeg2000", "ratio": 4},), "tomography",
+        why=_OWN_FILE,
+    ),
+    "window_k11": Technique(
+        "8 bits from the 0.1 to the 99.9 percentile", "real/k11", _WINDOW,
+        ({"step": "window", "bits": 8, "low": 22518, "high": 51947},), "tomography",
+        why=_EIGHT,
+    ),
+    "sqrt_xrf": Technique(
+        "square root, whole", "real/xrf", "none for such data (l_bnl_compress has it for MX)",
+        ({"step": "power", "exponent": 0.5, "width": 1},), "spectroscopy",
+    ),
+    "zfp_xrf": Technique(
+        "ZFP within 2 counts", "real/xrf", "none for such data", ({"step": "zfp", "error": 2},), "spectroscopy",
+        why=_SPECTRA,
+    ),
+    "sz3_xrf": Technique(
+        "SZ3 within 2 counts", "real/xrf", "none for such data", ({"step": "sz3", "error": 2},), "spectroscopy",
+        why=_SPECTRA,
+    ),
     "zfp_siemens": Technique(
         "ZFP within 4 counts", "real/siemens", "none for such data", ({"step": "zfp", "error": 4},), "counting",
     ),
@@ -233,9 +280,12 @@ def frames_of(data: str, real: Path | None, work: Path) -> Frames | None:
         if real is None:
             return None
         below, noise = _REAL[name]
-        if name != "thaumatin":
+        if name not in ("thaumatin", "k11"):
             return Frames(real / below, noise, None)
-        if not path.exists():  # a part of each frame, as a file of 25 MB a frame takes long to open
+        if not path.exists() and name == "k11":  # some of its thousands of projections, without flats and darks
+            (stack,) = open_stacks([real / below])
+            np.save(path, stack.read(1000, 1512))
+        elif not path.exists():  # a part of each frame, as a file of 25 MB a frame takes long to open
             (stack,) = open_stacks(sorted((real / below).glob("*.cbf.bz2"))[:8])
             np.save(path, stack.read(0, 8)[:, 900:1924, 900:1924])
         return Frames(path, noise, None)
