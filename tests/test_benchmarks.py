@@ -15,6 +15,7 @@ PARTS = (
     "lossy_sets.py",
     "lossy_page.py",
     "quantiser.py",
+    "techniques_own.py",
     "techniques_page.py",
     "techniques_sets.py",
     "writer_page.py",
