@@ -2,7 +2,7 @@
 
 Whole numbers of steps are rounded by a table (staircase.py) where sigma is a few steps. Below it, where there is no
 light, bins are as wide as the first one. Where sigma spans many steps, and for floats of no step, bins have a closed
-form.
+form (even_bins.py).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from tuner.errors import InputError
 from tuner.noise import Noise
-from tuner.steps.staircase import WIDEST, Floats, Integers, staircase
+from tuner.steps.even_bins import Bins, widest
+from tuner.steps.staircase import Floats, Integers, staircase
 
 #: Where photons are far apart, as the noise of reading is below two of them, values are no Gaussian: bins grow from so
 #: many photons on.
 _PHOTONS = 16
-
-#: Widest bins, in sigma, where sigma is below so many photons: there bins grow too fast for wider ones.
-_WIDEST_GROWING, _GROWING = 1.6, 20
 
 #: From this sigma on, in steps, bins of whole numbers have the closed form; longest table.
 _COARSE, _LONGEST = 128, 1 << 18
@@ -164,150 +162,6 @@ def _bins(noise: Noise, step: float, width: float, dtype: np.dtype[Any]) -> _Who
     return _WholeBins.make(noise, step, width, dtype) if step else _FloatBins.make(noise, width, dtype)
 
 
-def _widest(sigma: float, gain: float) -> float:
-    """The widest bins that keep means from a sigma on, in sigma."""
-    return WIDEST if sigma >= _GROWING * gain else _WIDEST_GROWING
-
-
-def _join(rho: float) -> Floats:
-    """Two bins that join a lattice of width sqrt(rho) to one of width 1 and keep means.
-
-    Expanded about the place where they join, the bias of values of any smooth distribution P is a sum over the
-    derivatives of P. A lattice that ends contributes ``rho / 12`` to the factor of P and ``-rho**2 / 720`` to that of
-    the second derivative (Euler and Maclaurin), the two bins the moments of their error. The solution, by Newton's
-    method, has no term up to the third derivative, and no error of more than half the wider width.
-
-    >>> _join(1.0).round(3).tolist(), _join(0.0).round(3).tolist()
-    ([1.0, 0.5, 1.0, 1.5], [0.543, 0.164, 0.94, 0.986])
-
-    Returns
-    -------
-    ndarray of float64
-        Width of the first, what it is decoded to, width of the second, what it is decoded to; from where they begin.
-    """
-    order, factorial = np.arange(4), np.array([1.0, 1.0, 2.0, 6.0])
-
-    def moments(low: float, high: float, middle: float) -> Floats:
-        up, down = order + 1, order + 2
-        moment: Floats = middle * (high**up - low**up) / up - (high**down - low**down) / down
-        return moment
-
-    def terms(bins: Floats) -> Floats:
-        first, one, second, two = bins.tolist()
-        end = first + second
-        inner: Floats = (moments(0.0, first, one) + moments(first, end, two)) / factorial
-        outer = [(1 - rho) / 12, end / 12, end**2 / 24 - (1 - rho**2) / 720, end**3 / 72 - end / 720]
-        inner += outer
-        return inner
-
-    bins = rho * np.array([1, 0.5, 1, 1.5]) + (1 - rho) * np.array([0.543, 0.164, 0.94, 0.986])
-    for _ in range(8):
-        now = terms(bins)
-        slopes = np.array([(terms(bins + shift) - now) / 1e-6 for shift in 1e-6 * np.eye(4)]).T
-        bins = bins - np.linalg.solve(slopes, now)
-    return bins
-
-
-def _join_whole(square: float, before: float) -> tuple[int, int, int, int]:
-    """The same for lattices of those widths squared, in whole numbers; the middles from where each bin begins."""
-    guess = _join(min(max(before / square, 0), 1.5)) * math.sqrt(square)
-    grid = np.arange(-4, 5)
-    axes = np.meshgrid(round(guess[0]) + grid, round(guess[2]) + grid, [0, 1], [0, 1])
-    one, two, first, second = (axis.ravel() for axis in axes)
-    one, two = np.maximum(one, 1), np.maximum(two, 1)
-    first, second = first + int(guess[1]), second + int(guess[3] - guess[0])
-    # What they take from E, together and the first alone.
-    fall, last = one * ((one - 1) / 2 - first), two * ((two - 1) / 2 - second)
-    off = np.abs(fall + last - (square - before) / 12) + 0.1 * np.abs(fall - guess[0] * (guess[0] / 2 - guess[1]))
-    best = int(np.argmin(np.where((first < one) & (second < two), off, np.inf)))
-    return int(one[best]), int(two[best]), int(first[best]), int(second[best])
-
-
-@dataclass(frozen=True, slots=True)
-class _Bins:
-    """Bins that are equally wide in ``s = integral dx / sigma(x)``, from an edge on.
-
-    With V(x) = sigma, ``s = 2 (V - V0) / gain``, and its inverse is ``x - x0 = s (V0 + gain s / 4)``. A bin's mean is
-    ``width**2 gain / 16`` above its middle in s; E keeps its mean where the value decoded to is as much below the mean
-    as ``width**2 gain / 12``, by which E would else rise. All errors stay below width / 2 * V if the bins are narrower
-    by ``width**2 gain / (12 V)``.
-    """
-
-    first: float
-    """Where they begin, with two bins that are not of the kind."""
-    between: float
-    """Where the second of these begins."""
-    middles: tuple[float, float]
-    """What these are decoded to."""
-    edge: float
-    """Where they end."""
-    sigma: float
-    """There."""
-    gain: float
-    width: float
-    """In sigma."""
-
-    @classmethod
-    def make(cls, first: float, sigma: float, gain: float, width: float, before: float, unit: float) -> _Bins:
-        """Bins at most `width` sigma wide, of whole multiples of `unit`, behind others of that width squared."""
-        width = min(width, _widest(sigma, gain))
-        narrower = (width / (1 + gain * width / (12 * sigma)) - unit / sigma) * (1 - 1e-9)
-        while True:
-            bins = cls._joining(first, sigma, gain, narrower, before, unit)
-            ends = np.array([first, bins.between - unit / 2, bins.between + unit / 2, bins.edge - unit / 2])
-            errors = np.abs(ends - np.repeat(bins.middles, 2))
-            excess = float((errors / (width / 2 * np.sqrt(sigma * sigma + gain * (ends - first)))).max())
-            if excess <= 1 or narrower * sigma < unit:
-                return bins
-            narrower *= 0.999 / excess
-
-    @classmethod
-    def _joining(cls, first: float, sigma: float, gain: float, width: float, before: float, unit: float) -> _Bins:
-        size, join = 0.0, np.zeros(4)
-        for _ in range(20):
-            square = width * width * (sigma * sigma + gain * size)
-            join = _join(min(max(before / square, 0), 1.5)) * math.sqrt(square)
-            size = float(join[0] + join[2])
-        one, middles = float(join[0]), (first + float(join[1]), first + float(join[3]))
-        if unit:
-            one, two, inner, outer = _join_whole(square, before)
-            size, middles = one + two, (first + inner, first + one + outer)
-        at = math.sqrt(sigma * sigma + gain * size)
-        # Whole numbers lie half a unit from the edges.
-        return cls(first, first + one - unit / 2, middles, first + size - unit / 2, at, gain, width)
-
-    def number(self, x: Floats, one: Floats, two: Floats) -> Floats:
-        """Which bin values lie in, from `edge` on, with fractions, in the first of two arrays that are overwritten."""
-        u = np.subtract(x, self.edge, out=one)
-        v = np.multiply(u, self.gain, out=two)
-        v += self.sigma * self.sigma
-        np.maximum(v, self.sigma * self.sigma, out=v)
-        np.sqrt(v, out=v)
-        v += self.sigma
-        u *= 2 / self.width
-        u /= v
-        return u
-
-    def begin(self, number: int) -> float:
-        """Where a bin begins; nowhere where there is no such."""
-        s = number * self.width
-        return self.edge + s * (self.gain / 4 * s + self.sigma) if number > 0 else -math.inf
-
-    def middle(self, number: Floats) -> Floats:
-        """What values in these bins are decoded to."""
-        s: Floats = np.floor(number) + 0.5
-        s *= self.width
-        return s * (self.gain / 4 * s + self.sigma) + (self.edge - self.gain * self.width**2 / 48)
-
-    def decoded(self, x: Floats) -> Floats:
-        """What values from `edge` on are decoded to."""
-        return self.middle(self.number(x, *np.empty((2, len(x)))))
-
-    def joined(self, x: Floats) -> Floats:
-        """What values from `first` to `edge` are decoded to."""
-        return np.where(x < self.between, *self.middles)
-
-
 @dataclass(frozen=True, slots=True)
 class _WholeBins:
     """Rounds multiples of a step: by a table, with a lattice below it and bins of closed form above it."""
@@ -321,7 +175,7 @@ class _WholeBins:
     """The table, in the values' own dtype and unit."""
     lattice: int
     """Width of the bins below, one of which has the origin in its middle."""
-    bins: _Bins
+    bins: Bins
     """Steps above the origin."""
     middles: NDArray[Any]
     """What the first of them are decoded to, in the values' own dtype and unit."""
@@ -363,10 +217,10 @@ class _WholeBins:
         x = np.arange(-(lattice // 2) - dark, end)
         levels = np.where(x < 0, (x + lattice // 2) // lattice * lattice, levels[np.maximum(x, 0)])
         if sigma(end) < coarse:
-            bins = _Bins(end, end, (end, end), end - 0.5, 1.0, 0.0, float(edges[behind + 1] - end))
+            bins = Bins(end, end, (end, end), end - 0.5, 1.0, 0.0, float(edges[behind + 1] - end))
         else:
             before = _mean_square(levels, x, 4 * sigma(end))
-            bins = _Bins.make(end, sigma(end - 0.5), gain, width, before, 1.0)
+            bins = Bins.make(end, sigma(end - 0.5), gain, width, before, 1.0)
         if dtype.itemsize > 2 and high > (origin + _LONGEST) * step:
             # What has a closed form is looked up too, as far as the table stays in the cache.
             between, further = np.split(np.arange(end, _LONGEST, dtype=np.float64), [math.ceil(bins.edge) - end])
@@ -377,7 +231,7 @@ class _WholeBins:
         decoded = np.where((decoded > low) & (decoded < high) & (own < high), decoded, own)
         decoded = np.clip(decoded, limits.min, limits.max).astype(dtype)
         # Bins that end well before what no other value becomes.
-        last = bins.number(np.array([high / step - origin]), *np.empty((2, 1)))[0] - 2
+        last = bins.number(np.array([max(high / step - origin - bins.edge, 0.0)]), np.empty(1))[0] - 2
         middles = np.rint(bins.middle(np.arange(min(last, _LONGEST))))
         middles = ((middles + origin) * step).astype(dtype)
         end_of_middles = bins.begin(len(middles) - 1)
@@ -396,15 +250,16 @@ class _WholeBins:
         else:
             some = np.flatnonzero(inside)
             held = self.decoded.take(index[some])
-            x -= self.origin
-            number = self.bins.number(x, one, two)
-            others = (x < self.bins.edge) | (x >= self.end)
+            beyond = np.subtract(x, self.origin + self.bins.edge, out=one)
+            others = beyond < 0
+            others |= beyond >= self.end - self.bins.edge
             others[some] = False
             if len(self.middles):
-                np.copyto(index, number, casting="unsafe")
-                self.middles.take(index, mode="clip", out=rounded)
+                bin_of = places.view(np.int32)[: len(values)]
+                np.copyto(bin_of, self.bins.number(beyond, two), casting="unsafe")
+                self.middles.take(bin_of, mode="clip", out=rounded)
             if others.any():
-                rounded[others] = self._beyond(values[others], x[others])
+                rounded[others] = self._beyond(values[others], x[others] - self.origin)
             rounded[some] = held
         if stay is not None:
             np.copyto(rounded, values, where=stay)
@@ -415,7 +270,8 @@ class _WholeBins:
         if self.step == 1:
             if values.dtype.kind != "f" and values.dtype.itemsize < 8:
                 return None
-            stay = np.not_equal(np.rint(x, out=one), x)
+            own = values if values.dtype.kind == "f" else x
+            stay = np.not_equal(np.rint(own, out=one.view(own.dtype)[: len(own)]), own)
         else:
             x /= self.step
             np.rint(x, out=x)
@@ -459,7 +315,7 @@ class _FloatBins:
     """Their width; 0 for none."""
     last: float
     """The middle of the uppermost of them."""
-    bins: _Bins
+    bins: Bins
     bottom: float
     top: float
     """Beyond, a float's spacing is of the order of sigma."""
@@ -472,7 +328,7 @@ class _FloatBins:
     def make(cls, noise: Noise, width: float, dtype: np.dtype[Any]) -> _FloatBins:
         """The bins for values of a dtype."""
         spacing = 64 * float(np.finfo(dtype).eps)
-        lattice = min(width, _widest(noise.read_noise, noise.gain)) * noise.read_noise * (1 - 1e-9)
+        lattice = min(width, widest(noise.read_noise, noise.gain)) * noise.read_noise * (1 - 1e-9)
         grow = _PHOTONS * noise.gain if noise.read_noise < 2 * noise.gain else 0.0
         if lattice < max(1e-9 * grow, spacing * abs(noise.offset)):
             lattice = 0.0
@@ -481,13 +337,13 @@ class _FloatBins:
         sigma = float(deviation(np.asarray(first), noise, 0))
         # Its square has to have room in a double.
         if sigma < max(1e-140, 0.0 if lattice else spacing * first):
-            return cls(0, 0, 0, _Bins(0, 0, (0, 0), 0, 1, 0, 1), 0, 0, np.empty(0, dtype), -math.inf)
-        bins = _Bins.make(first, sigma, noise.gain, width, lattice**2, 0.0)
+            return cls(0, 0, 0, Bins(0, 0, (0, 0), 0, 1, 0, 1), 0, 0, np.empty(0, dtype), -math.inf)
+        bins = Bins.make(first, sigma, noise.gain, width, lattice**2, 0.0)
         bottom = -(2.0 ** math.floor(math.log2(lattice / spacing))) if lattice else -math.inf
         top = 2.0 ** math.ceil(math.log2(max(first, 1e-30)))
         while bins.width * float(deviation(np.asarray(2 * top), noise, 0)) > spacing * 2 * top:
             top *= 2
-        many = bins.number(np.array([top]), *np.empty((2, 1)))[0] - 2
+        many = bins.number(np.array([max(top - bins.edge, 0.0)]), np.empty(1))[0] - 2
         middles = bins.middle(np.arange(max(min(many, _LONGEST), 0))).astype(dtype)
         return cls(noise.offset, lattice, last, bins, bottom, top, middles, bins.begin(len(middles) - 1))
 
@@ -496,14 +352,14 @@ class _FloatBins:
         """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (4, n)."""
         x, one, two, places = scratch[:, : len(values)]
         x[:] = values
-        number = self.bins.number(x, one, two)
         others = ~((x >= self.bins.edge) & (x < self.end))
         if others.all():
             rounded[:] = self._beyond(values, x)
             return
-        index = places.view(np.int64)
-        np.copyto(index, number, casting="unsafe")
-        self.middles.take(index, mode="clip", out=rounded)
+        number = self.bins.number(np.subtract(x, self.bins.edge, out=one), two)
+        bin_of = places.view(np.int32)[: len(values)]
+        np.copyto(bin_of, number, casting="unsafe")
+        self.middles.take(bin_of, mode="clip", out=rounded)
         if others.any():
             rounded[others] = self._beyond(values[others], x[others])
 

@@ -270,9 +270,9 @@ class Inside:
     def round_values(self, values: NDArray[Any], noise: Noise | None) -> NDArray[Any]:
         """Rounded values, same shape and dtype."""
         rounded = Uniform(self.width).round_values(values, None)
-        stay = ~_between(values, self.least, self.most)
-        stay |= ~_between(rounded, self.least, self.most)
-        return _chosen(values, rounded, stay)
+        inside = _between(values, self.least, self.most)
+        inside &= _between(rounded, self.least, self.most)
+        return _chosen(rounded, values, inside)
 
 
 def _between(values: NDArray[Any], least: float, most: float) -> NDArray[np.bool_]:

@@ -269,18 +269,18 @@ def _by_index(scale: Log | Power, values: NDArray[Any]) -> NDArray[Any]:
     """Values rounded to the nearest level of a scale, with their sign: by a table of the first levels."""
     levels, settled, all_settled = _levels(scale, values.dtype)
     index = scale.index(np.abs(values, dtype=np.float64))
-    places = index.astype(np.intp)
+    places = index.astype(np.int32)
     rounded = levels.take(places, mode="clip")
     if values.dtype.kind == "f":
-        np.copysign(rounded, values, out=rounded)
-    elif values.dtype.kind == "i":
-        below = np.flatnonzero(values < 0)
-        rounded[below] = -rounded[below]
-    if places.size and places.min() < all_settled:
+        if np.signbit(values).any():
+            np.copysign(rounded, values, out=rounded)
+    elif values.dtype.kind == "i" and values.min(initial=0) < 0:
+        rounded *= np.sign(values)
+    if places.min(initial=all_settled) < all_settled:
         np.copyto(rounded, values, where=~settled.take(places, mode="clip"))
     # NaN, which stays as it is, has no place either.
-    beyond = np.flatnonzero(places.view(np.uintp) >= len(levels))
-    if beyond.size:
+    if not index.max(initial=0) < len(levels):
+        beyond = np.flatnonzero(~(index < len(levels)))
         far = values[beyond]
         once = _nearest(scale, far)
         rounded[beyond] = _settled(once, _nearest(scale, once), far)
