@@ -480,3 +480,48 @@ def test_overwriting_a_master_leaves_one_whole_at_any_moment(tmp_path: Path) -> 
         seen = line.split()
         assert len(seen) > 3
         assert list(dict.fromkeys(map(int, seen))) == list(counts)  # first the one, then the other
+
+
+#: Under limits on the size of a file, which are met by data files, by the master, and by the one that takes its place.
+LIMITED = """
+import resource, shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_eiger import *
+
+folder, moments = Path(sys.argv[1]), random.Random(0)
+source, target = folder / "raw" / "scan_master.h5", folder / "scan_master.h5"
+(folder / "raw").mkdir()
+with opened(source, roll_every=6) as writer:
+    writer.append(frames_of(0, 20))
+for _ in range(int(sys.argv[3])):
+    with opened(target, roll_every=6, mode="w") as writer:
+        writer.append(frames_of(0, 9) + 7)
+    stacks = open_stacks([source])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (moments.randrange(3_000, 40_000), resource.RLIM_INFINITY))
+    wanted = frames_of(0, 20)
+    try:
+        repack(profile(2), stacks, [source], target, overwrite=True)
+    except TunerError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if "is whole" in str(error):
+            recover(target)
+        else:
+            print(error)
+            wanted = frames_of(0, 9) + 7
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    stacks[0].close()
+    with h5py.File(target) as file:
+        frames = np.concatenate([part[()] for _, part in sorted(file["entry/data"].items())])
+    assert np.array_equal(frames, wanted)
+    assert not list(folder.glob(".*"))
+"""
+
+
+def test_what_cannot_replace_a_master_leaves_it_and_nothing_else(tmp_path: Path) -> None:
+    rounds = os.environ.get("TUNER_FAULTS", "8")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(Path(__file__).parent), rounds]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    said = f"{tmp_path}/scan_master.h5: cannot be written: file too large; nothing is left of it"
+    assert {line.lower() for line in done.stdout.splitlines()} == {said.lower()}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
 
 from tuner.apply.master import EIGER_DATA, EIGER_DATASET, Piece, data_files, image_numbers, link, part_name
 from tuner.apply.nexus import data_group
-from tuner.apply.scan_file import sync_folder
+from tuner.apply.scan_file import close_once, closing_once, sync_folder
 from tuner.apply.target import check_target, publish, reason
 from tuner.errors import TunerError
 from tuner.read.hdf5 import Hdf5Source
@@ -68,15 +69,19 @@ class DataFiles:
         assert self._open is not None
         self._open.id.write_direct_chunk((first, *place[1:]), chunk)
 
-    def join(self, group: h5py.Group) -> list[tuple[int, h5py.Dataset]]:
-        """Finish the last file and link all in a group; number of the first frame and dataset of each, to be read."""
+    def join(self, group: h5py.Group) -> None:
+        """Finish the last file and link all in a group."""
         self._begin(-(-self._total // self._frames))
         self._close()
         link(group, self._pieces)
-        return [
-            (piece.start, h5py.File(self._path(piece, hidden=True), locking=False)[EIGER_DATASET])
-            for piece in self._pieces
-        ]
+
+    @contextlib.contextmanager
+    def parts(self) -> Iterator[list[tuple[int, h5py.Dataset]]]:
+        """Number of the first frame and dataset of each finished file, to be read in a block."""
+        with contextlib.ExitStack() as opened:
+            paths = [(piece.start, self._path(piece, hidden=True)) for piece in self._pieces]
+            files = [(start, opened.enter_context(h5py.File(path, locking=False))) for start, path in paths]
+            yield [(start, file[EIGER_DATASET]) for start, file in files]
 
     def publish(self, temporary: Path, overwrite: bool) -> None:
         """Give all their names, the master last; of an older one that is replaced, nothing is left.
@@ -98,7 +103,10 @@ class DataFiles:
 
     def discard(self) -> None:
         """Remove what was not published."""
-        self._close()
+        if self._open is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                close_once(self._open.file)
+            self._open = None
         for piece in self._pieces:
             self._path(piece, hidden=True).unlink(missing_ok=True)
 
@@ -112,7 +120,11 @@ class DataFiles:
             self._pieces.append(piece)
             file = h5py.File(self._path(piece, hidden=True), "x", locking=False)
             *_, name = EIGER_DATASET.split("/")
-            self._open = self._make(data_group(file, EIGER_DATASET), name, piece.frames)
+            try:
+                self._open = self._make(data_group(file, EIGER_DATASET), name, piece.frames)
+            except BaseException:
+                close_once(file)
+                raise
             self._open.attrs.update(image_numbers(piece))
 
     def _close(self) -> None:
@@ -120,8 +132,8 @@ class DataFiles:
             file = self._open.file
             file.flush()
             os.fsync(file.id.get_vfd_handle())
-            file.close()
             self._open = None
+            close_once(file)
 
     def _path(self, piece: Piece, hidden: bool = False) -> Path:
         return self._master.with_name(f".{piece.name}.{os.getpid()}.copy" if hidden else piece.name)
@@ -159,7 +171,7 @@ def settle(master: Path) -> None:
         for path, _ in hidden:
             path.unlink(missing_ok=True)
         sync_folder(master.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise TunerError(
             f"{master}: is whole, but its data files have temporary names: {reason(error)}; tuner recover renames them"
         ) from None
@@ -184,7 +196,7 @@ def _relink(master: Path, target: Path, names: Sequence[str]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.copy")
     try:
         shutil.copyfile(master, temporary)
-        with h5py.File(temporary, "r+", locking=False) as file:
+        with closing_once(h5py.File(temporary, "r+", locking=False)) as file:
             link(file[EIGER_DATA], [Piece(0, 0, name) for name in names])
             file.flush()
             os.fsync(file.id.get_vfd_handle())

@@ -26,6 +26,7 @@ from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.provenance import add_process
+from tuner.apply.scan_file import closing_once
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
@@ -243,13 +244,12 @@ class _Plan:
             for scale in dimension.values():
                 dimension.detach_scale(scale)
         del group[dataset.name]
-        parts = self.files.join(group)
+        self.files.join(group)
         add_eiger_detector(file, stack.frame_shape, stack.dtype, stack.mask, len(stack))
         if len(stack) != len(self.original):
             count_images(file, len(stack))
-        written = _Written.of(parts, stack)
-        for _, part in parts:
-            part.file.close()
+        with self.files.parts() as parts:
+            written = _Written.of(parts, stack)
         return replace(written, dataset=f"{group.name}/data_000001")
 
     def _create_like(self, dataset: h5py.Dataset, group: h5py.Group, name: str, frames: int) -> h5py.Dataset:
@@ -350,7 +350,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         made.append(new)
         return new
 
-    with open_file(source.path) as original, _new_file(temporary, like=original) as file:
+    with open_file(source.path) as original, closing_once(_new_file(temporary, like=original)) as file:
         metadata = Metadata(original, stack) if reduction else None
         copy_tree(original, file, source.datasets, make, None if metadata is None else metadata.rewrite)
         add_process(file, made[0].name, plan.profile, plan.encoder.container)
@@ -375,7 +375,7 @@ def _new_file(path: Path, like: h5py.File) -> h5py.File:
 def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
     """A NeXus file with the stack."""
     stack = plan.stack
-    with h5py.File(temporary, "x", locking=False) as file:
+    with closing_once(h5py.File(temporary, "x", locking=False)) as file:
         group = data_group(file, place)
         dataset = plan.create(group, place.split("/")[-1], stack.shape)
         dataset.attrs["interpretation"] = "image" if stack.frame_ndim == 2 else "spectrum"

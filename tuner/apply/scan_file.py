@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,6 +282,15 @@ def close_once(file: h5py.File) -> None:
                 if h5py.h5i.get_type(file.id) == h5py.h5i.FILE:
                     forget(number)
             raise
+
+
+@contextlib.contextmanager
+def closing_once(file: h5py.File) -> Iterator[h5py.File]:
+    """A file for a block, after which it is closed by `close_once`."""
+    try:
+        yield file
+    finally:
+        close_once(file)
 
 
 def sync_folder(folder: Path) -> None:
