@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.stack import Marks
 from tuner.steps import STEPS, Pixels, Step, check_steps, defaults, prepare, step_from_dict, step_to_dict
-from tuner.steps.framewise import ClipBackground, Tqc
+from tuner.steps.framewise import ClipBackground, Levels, Tqc, distinct
 from tuner.steps.jungfrau import Stages
 from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.scale import LeadingBits, Log, Photonise, Power
@@ -72,6 +73,17 @@ def test_uniform_on_every_integer(dtype: str, width: int, marks: Marks) -> None:
 @pytest.mark.parametrize("width", [3, 1000, 12345, 32768, 65535])
 def test_wide_uniform_on_every_uint16(width: int) -> None:
     holds(Uniform(width), everything("uint16"), Marks(invalid=(65535,)))
+
+
+@given(data=st.data(), dtype=st.sampled_from([*NARROW, *WIDE]))
+@settings(max_examples=200)
+def test_uniform_is_exact_division_with_ties_to_even(data: st.DataObject, dtype: str) -> None:
+    ends = np.iinfo(dtype)
+    width = data.draw(st.integers(1, min(int(ends.max), 1 << 53)) | st.sampled_from([2, 4, 16, 64]))
+    values = data.draw(st.lists(st.integers(int(ends.min), int(ends.max)), min_size=1, max_size=9))
+    multiples = [width * round(Fraction(value, width)) for value in values]
+    expected = [m if ends.min <= m <= ends.max else v for m, v in zip(multiples, values, strict=True)]
+    assert Uniform(width).round_values(np.array(values, dtype), None).tolist() == expected
 
 
 def test_ties_go_both_ways() -> None:
@@ -251,6 +263,27 @@ def test_thresholds_are_of_each_frame_and_of_pixels_that_count() -> None:
         assert len(np.unique(rounded[0, 8:][counts[8:]])) <= 5
     kept = prepare([ClipBackground(5.0, 64.0)], frames, Pixels())
     assert np.array_equal(kept[:, :8], frames[:, :8])
+
+
+@given(
+    values=st.sampled_from([*NARROW, *WIDE, *FLOATS]).flatmap(
+        lambda dtype: arrays.arrays(
+            dtype,
+            st.integers(1, 60),
+            elements=st.integers(0, 99) | arrays.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False),
+        )
+    )
+)
+def test_a_histogram_of_distinct_values_is_that_of_all(values: np.ndarray) -> None:  # type: ignore[type-arg]
+    whole, once = Levels.of(values), Levels.of(*distinct(values))
+    assert whole.places.tolist() == once.places.tolist()
+    assert whole.counts.tolist() == once.counts.tolist()
+    assert (whole.start, whole.step, whole.top) == (once.start, once.step, once.top)
+    if values.dtype.kind != "f" and values.dtype.itemsize <= 2:
+        median = whole.median()
+        assert 2 * (values <= median).sum() >= len(values) > 2 * (values < median).sum()
+        nearest = np.sort(np.abs(values - median))
+        assert whole.deviation(median) == pytest.approx(1.4826 * nearest[(len(values) - 1) // 2])
 
 
 def test_a_frame_without_a_valid_pixel_or_of_one_value_stays() -> None:
