@@ -223,6 +223,11 @@ def test_what_cannot_stand_in_a_file_is_refused_and_the_first_goes_on(tmp_path: 
                 second_of(first, **about)
         with second_of(first) as second:
             second.append(numbered(0, 1, "int32"))
+            second.flush()
+            with pytest.raises(
+                InputError, match="/entry/third/data must be asked for before the first frame of what is"
+            ):
+                second_of(first, dataset="/entry/third/data")
         first.append(numbered(0, 3, "uint16"))
         with pytest.raises(InputError, match="before the first frame only"):
             second_of(first, dataset="/entry/third/data")

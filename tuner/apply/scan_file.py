@@ -24,6 +24,7 @@ from tuner.apply.nexus import add_detector, check_own_group, data_group, tell_ap
 from tuner.apply.plugin import ChunkEncoder
 from tuner.apply.provenance import add_process
 from tuner.container import BLOSC2
+from tuner.errors import InputError
 from tuner.profile import Profile
 from tuner.stack import convention
 
@@ -100,6 +101,7 @@ class _Handle:
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
+        self.datasets: list[h5py.Dataset] = []
         self.users = 1
         self.discarded = False
 
@@ -132,6 +134,8 @@ class ScanFile:
 
     def beside(self, layout: Layout) -> ScanFile:
         """Another dataset in the same file; before the first frame, as a kill in between may damage the file."""
+        if any(len(dataset) for dataset in self._handle.datasets):
+            raise InputError(f"/{layout.dataset} must be asked for before the first frame of what is written beside it")
         check_own_group(self._file, layout.dataset)
         layout.check()
         other = copy(self)
@@ -146,6 +150,7 @@ class ScanFile:
         self._noted: dict[str, Any] = {}
         self._released = False
         self._dataset = layout.create(self._file, first)
+        self._handle.datasets.append(self._dataset)
         self.flush()
 
     def start_swmr(self) -> None:
