@@ -52,6 +52,7 @@ STEPS: Mapping[str, Mapping[str, Any]] = {
     "clip_background": {"sigmas": 3.0, "width": 16},
     "stages": {"high": 8},
     "regions": {"sigmas": 5.0, "radius": 3, "width": 16},
+    "regions, binned": {"sigmas": 5.0, "radius": 3, "width": 1, "bin": 4},
     "roi": {"width": 16, "top": 100, "left": 100, "rows": 300, "columns": 300},
 }
 NOISE = Noise(2.0, 100.0, 4.0, "given", 1 / 12)

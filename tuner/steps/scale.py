@@ -47,8 +47,9 @@ class Photonise:
     """Round to whole photons, or to a fraction of one, from the value without light on; ties go to the even one.
 
     Law: twice is once, and no pixel moves by more than half of ``fraction * gain`` (and half a count, as integers stay
-    such, and a float's spacing). Where read noise is far below that, it is removed; from half of it on, means stay. In
-    between, and where photons share their charge between pixels, parts of photons are lost or made: take a fraction.
+    such, and a float's spacing). Where read noise is far below that, it is removed; from half of it on, means stay, but
+    for integers whose levels are an even number of counts apart, and have ties, only from all of it on. In between, and
+    where photons share their charge between pixels, parts of photons are lost or made: take a fraction.
 
     >>> Photonise(gain=10.0).round_values(np.array([4, 16, 98], "int32"), Noise(1.0, 0.0, 2.0, "given")).tolist()
     [0, 20, 100]
