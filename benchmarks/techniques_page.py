@@ -124,7 +124,11 @@ def _ratio(line: Line | None, lossless: Line) -> str:
 def _in_blosc2(row: Row) -> str:
     """The codecs inside Blosc2 that were tried, with their ratios."""
     tried = {codec: line for line in row.lines for codec, method in IN_BLOSC2.items() if line.method == method}
-    return ", ".join(f"{codec} {f'{line.ratio:.2f}' if line.ratio else 'none'}" for codec, line in tried.items())
+    texts = (
+        f"{line.ratio:.2f}{' (breaks a limit)' if line.broken else ''}" if line.ratio else "none"
+        for line in tried.values()
+    )
+    return ", ".join(f"{codec} {text}" for codec, text in zip(tried, texts, strict=True))
 
 
 def verdict(rows: Sequence[Row]) -> Iterator[str]:
@@ -161,10 +165,11 @@ def verdict(rows: Sequence[Row]) -> Iterator[str]:
         yield ""
         yield (
             "*In Blosc2* is JPEG 2000 as a codec that loses pixels, for readers that have the plug-in, of 16-bit"
-            " pixels, at the highest rate up to 25.5 at which no quality is worse than the authors'. htj2k keeps 12"
-            " bits, whatever the rate. No search takes it: what is encoded must come back, byte for byte, as quality"
-            " is promised of steps; and a codec that loses pixels also changes those that do not count, so that gaps"
-            " and saturated pixels are no longer what they were. Neither column pays for a mask that would keep them."
+            " pixels: at the authors' ratio, or, where they took another codec, at the highest up to 25.5 that keeps"
+            " all limits. htj2k keeps 12 bits, whatever the ratio, which moves means. No search takes it: what is"
+            " encoded must come back, byte for byte, as quality is promised of steps; and a codec that loses pixels"
+            " also changes those that do not count, so that gaps and saturated pixels are no longer what they were."
+            " Neither column pays for a mask that would keep them."
         )
 
 
