@@ -129,8 +129,8 @@ _COUNTS = (
     " also bins what is around peaks, which is not done here."
 )
 _TILES = (
-    " An only frame is judged by tiles of it. By them whole square roots passed, which make 15.8, but break two limits in"
-    " the frame as a whole; with these lowered as much, neither they nor the authors' step nor multiples of 6 pass."
+    " An only frame is judged by tiles of it. By them whole square roots passed, which make 15.8, but break two limits"
+    " in all of the frame. With these lowered as much, the search ends at multiples of 5, whether offered their step or not."
 )
 _SPECTRA = (
     "A step sees one spectrum at a time, and SZ3 leaves one of 2,000 channels as it was. Spectra side by side would"
