@@ -130,7 +130,7 @@ _COUNTS = (
 )
 _TILES = (
     " An only frame is judged by tiles of it. By them whole square roots passed, which make 15.8, but break two limits"
-    " in all of the frame. With these lowered as much, the search ends at multiples of 5, whether offered their step or not."
+    " in all of the frame. With these lowered as much, the search ends at multiples of 5, theirs offered or not."
 )
 _SPECTRA = (
     "A step sees one spectrum at a time, and SZ3 leaves one of 2,000 channels as it was. Spectra side by side would"
