@@ -39,7 +39,7 @@ from tuner.quality import QUALITIES, compare, worst
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.find import Found
-from tuner.search.lossy import on_grid
+from tuner.search.lossy import on_grid, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, units_for
 from tuner.space import load_space
@@ -234,7 +234,6 @@ def measure(data: Set, budget: str) -> list[Row]:
     sample = draw_sample(stacks, _SAMPLE_NBYTES, 0, parts.search)
     rows: list[Row] = []
     searched: dict[str, tuple[Found, float]] = {}
-    noise = None
     for name in GOALS:
         start = time.thread_time()
         try:
@@ -251,10 +250,13 @@ def measure(data: Set, budget: str) -> list[Row]:
             rows.append(Row(f"search: {name}", note=str(error).removeprefix(f"{data.path}: ")))
             continue
         searched[name] = found, time.thread_time() - start
-        noise = found.profile.noise or noise
-    if noise is None and data.noise:
-        noise = Noise.parse(data.noise)
-        noise = noise.floored(Bench(stacks, sample, parts, noise).step)
+    plain = Bench(stacks, sample, parts, None)
+    config, _, _ = plain.best((), (*CODECS, *SLOW))
+    given = Noise.parse(data.noise) if data.noise else None
+    try:
+        noise = settle_noise(given, stacks[0], sample, plain.meter.exact(config)).noise
+    except InputError:  # as the searches said
+        noise = None
     bench = Bench(stacks, sample, parts, noise)
     own = tuple(dict.fromkeys(found.profile.config.blosc2 for found, _ in searched.values()))
     codecs = (*CODECS, *(replace(codec, typesize=0) for codec in own))
