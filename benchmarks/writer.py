@@ -143,13 +143,13 @@ def dataset(file: h5py.File, case: Case, **options: Any) -> h5py.Dataset:
     )
 
 
-def ours(path: Path, case: Case, total: int, workers: int, verify: str = "off") -> None:
+def ours(path: Path, case: Case, total: int, workers: int, verify: str = "off", copy: bool = True) -> None:
     with open_writer(
         path, case.profile, frame_shape=case.shape, dtype=case.dtype, workers=workers, verify=verify
     ) as writer:
         for slab in slabs(case, total):
             for first in range(0, len(slab), case.at_once):
-                writer.append(slab[first] if case.at_once == 1 else slab[first : first + case.at_once])
+                writer.append(slab[first] if case.at_once == 1 else slab[first : first + case.at_once], copy=copy)
 
 
 def through_filter(path: Path, case: Case, total: int, **options: Any) -> None:
@@ -192,6 +192,7 @@ def methods(case: Case, workers: int) -> dict[str, Callable[[Path, int], None]]:
     blosc2_filter = hdf5plugin.Blosc2(cname=cname, clevel=1, filters=hdf5plugin.Blosc2.BITSHUFFLE)
     return {
         "ours": lambda path, total: ours(path, case, total, workers),
+        "ours, lent": lambda path, total: ours(path, case, total, workers, copy=False),
         "ours, verified": lambda path, total: ours(path, case, total, workers, "sample"),
         "Blosc2 filter": lambda path, total: through_filter(path, case, total, compression=blosc2_filter),
         "Bitshuffle filter": lambda path, total: through_filter(path, case, total, compression=bitshuffle),

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerError, VerificationError
 from tuner.profile import Match, Profile
 from tuner.stack import Stack
+from tuner.steps.uniform import Uniform
 
 DTYPES = ("bool", "uint8", "uint16", "int32", "uint64", "float16", "float32", "float64", ">u2", ">f4")
 
@@ -80,6 +82,34 @@ def test_what_is_appended_is_what_a_foreign_reader_gets(tmp_path_factory: pytest
                 assert safe == done // chunks[0] * chunks[0]
     original = stack_of(frames, len(frame_shape))
     assert verify_written(original, path)["frames"] == len(frames)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    size=st.integers(1, 3),
+    rows=st.sampled_from([1, 4, 6]),
+    order=st.sampled_from(["C", "F"]),
+    workers=st.integers(1, 3),
+    steps=st.sampled_from([(), (Uniform(16),)]),
+)
+def test_frames_that_are_lent_may_change_once_depth_chunks_were_given(
+    tmp_path_factory: pytest.TempPathFactory, size: int, rows: int, order: Any, workers: int, steps: Any
+) -> None:
+    path = tmp_path_factory.mktemp("written") / "scan.h5"
+    known = profile(chunks=(size, rows, -1))
+    known = replace(known, config=replace(known.config, steps=steps), evidence={"promise": {"provisional": False}})
+    frames = noise((40 * size + 1, 6, 50), "uint16", size) // 16 * 16  # which the step leaves
+    with open_writer(path, known, frame_shape=(6, 50), dtype="uint16", workers=workers) as writer:
+        ring = [np.empty((size, 6, 50), "uint16", order) for _ in range(writer.depth + 1)]
+        for number in range(40):
+            lent = ring[number % len(ring)]
+            lent[...] = frames[number * size : (number + 1) * size]
+            writer.append(lent, copy=False)
+        writer.append(frames[-1], copy=False)
+        writer.flush()
+        for lent in ring:
+            lent[...] = 0xA5
+    assert verify_written(stack_of(frames, 2), path)["frames"] == len(frames)
 
 
 def test_the_order_of_many_small_frames_is_kept(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Slab:
     """Which of them stay as they are, shape (n,); final once they are written."""
     undecoded: Undecoded = field(default_factory=Undecoded)
     """Which of them arrived compressed."""
+    borrowed: bool = False
+    """Whether the frames are in the caller's memory."""
 
 
 class Ledger:
@@ -119,10 +121,12 @@ class Ledger:
         if stop > self.end:
             self.end = stop
 
-    def slab(self, number: int) -> Slab:
-        """The slab of a number, to be filled."""
+    def slab(self, number: int, lent: NDArray[Any] | None = None) -> Slab:
+        """The slab of a number, to be filled; one that is not open yet may be lent all of its frames."""
         slab = self.open.get(number)
-        if slab is None:
+        if slab is None and lent is not None:
+            slab = self.open[number] = Slab(number * len(lent), lent, np.zeros(len(lent), np.bool_), borrowed=True)
+        elif slab is None:
             # What was submitted `depth` chunks ago is written: its memory is free.
             free = self._buffers and self._submitted - self._buffers[0][0] >= self._depth
             frames = self._buffers.popleft()[1] if free else np.empty(self._shape, self._dtype)
@@ -154,7 +158,8 @@ class Ledger:
         """Note that the chunks of a slab were handed on."""
         slab = self.open.pop(number)
         self._submitted += chunks
-        self._buffers.append((self._submitted, slab.frames))
+        if not slab.borrowed:
+            self._buffers.append((self._submitted, slab.frames))
 
     def write(self, place: tuple[int, ...], chunk: Encoded) -> None:
         """Write a chunk of a slab."""

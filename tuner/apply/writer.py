@@ -157,7 +157,7 @@ class Writer:
         """Frames that `append` has taken; `flush` says how many of them are safe."""
         return self._ledger.taken
 
-    def append(self, frames: ArrayLike, *, index: int | None = None, lossless: bool = False) -> None:
+    def append(self, frames: ArrayLike, *, index: int | None = None, lossless: bool = False, copy: bool = True) -> None:
         """Take one frame, shape `frame_shape`, or several, shape (n, *frame_shape); the caller may reuse its buffer.
 
         Parameters
@@ -168,6 +168,9 @@ class Writer:
             left out keep the fill value and are listed in the file, until they come.
         lossless : bool
             Whether the profile's steps leave them as they are: flats and darks, which are divided into every frame.
+        copy : bool
+            False where the caller leaves the frames as they are until it has given `depth` more chunks, or `flush` or
+            `close` has returned: contiguous frames that fill whole chunks are then encoded from where they are.
 
         Raises
         ------
@@ -188,7 +191,7 @@ class Writer:
         elif frames.shape[-ndim:] != self._frame_shape or frames.ndim > ndim + 1:
             many = ", ".join(map(str, ("n", *self._frame_shape)))
             raise InputError(f"{self.path}: frames must have shape {self._frame_shape} or ({many}), got {frames.shape}")
-        self._admit(frames, index, lossless)
+        self._admit(frames, index, lossless, not copy and frames.flags.c_contiguous and frames.dtype == self._dtype)
 
     def append_compressed(
         self,
@@ -266,13 +269,13 @@ class Writer:
         else:
             close_quietly(self)
 
-    def _admit(self, frames: Frames, index: int | None, lossless: bool) -> None:
+    def _admit(self, frames: Frames, index: int | None, lossless: bool, lent: bool = False) -> None:
         with self._lock:
             self._check_open()
             start = self._ledger.end if index is None else self._check_index(index, len(frames))
             if self._refuse:
                 self._check_room(start, len(frames))
-            self._take(frames, start, lossless)
+            self._take(frames, start, lossless, lent)
             if self._ledger.taken - self._flushed >= self._flush_frames:
                 self.flush()
 
@@ -283,7 +286,7 @@ class Writer:
                 raise InputError(f"{self.path}: takes another dataset before the first frame only")
             return self._output.beside(layout, frames)
 
-    def _take(self, frames: Frames, start: int, lossless: bool) -> None:
+    def _take(self, frames: Frames, start: int, lossless: bool, lent: bool) -> None:
         ledger, size = self._ledger, self._chunk_shape[0]
         lossless |= self._on_drift == "lossless" and bool(self._drift.outside)
         done = 0
@@ -291,13 +294,15 @@ class Writer:
             number, offset = divmod(start + done, size)
             if number not in ledger.open:
                 self._give_up(self._output.horizon(start + done))
-            slab = ledger.slab(number)
             part = frames[done : done + size - offset]
             count = len(part)
             if isinstance(part, list):
+                slab = ledger.slab(number)
                 slab.undecoded.add(offset, part[0])
             else:
-                slab.frames[offset : offset + count] = part
+                slab = ledger.slab(number, part if lent and count == size else None)
+                if not slab.borrowed:
+                    slab.frames[offset : offset + count] = part
             if lossless:
                 slab.lossless[offset : offset + count] = True
             ledger.take(start + done, start + done + count)
