@@ -220,7 +220,7 @@ def interrupted(process: subprocess.Popen[str]) -> str:
     while True:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=20)[1]
+            return process.communicate(timeout=8)[1]
 
 
 def test_an_interrupt_before_there_is_a_best_leaves_no_profile(scan: Path, tmp_path: Path) -> None:
