@@ -122,7 +122,7 @@ def write_page(
             f" {one['nbytes'] >> 20} MB, until the file is closed and synced; load average before at most"
             f" {max(row['load'] for row in rows):.1f}. Tomography as uint16, photon counts as int32; 22x26 in chunks of"
             " 1024 frames, 128x128 of 64, 2 Mpixel in whole frames, 16 Mpixel in quarters. *Ours* takes frame after"
-            " frame, or as many at once as the row says, with checksums; *lent*: with copy=False, encoded where they are"
+            " frame, or as many at once as the row says, with checksums; *lent*: by copy=False, encoded where they are"
             " if they fill whole chunks; its share of the bound stands second; *verified*: with the default"
             ' verify="sample", of which each thread\'s first chunk weighs more here than in a scan. The *filters* are'
             " hdf5plugin's through h5py, a row of chunks at a time; the *naive pool* maps threads over chunks, without"
