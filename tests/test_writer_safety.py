@@ -56,6 +56,18 @@ def seen(path: Path) -> list[int]:
         return [int(frame[0, 0]) for frame in data]
 
 
+@pytest.mark.parametrize("access", ACCESSES)
+def test_a_frame_that_comes_late_is_listed_no_more(tmp_path: Path, access: str) -> None:
+    path = tmp_path / "scan.h5"
+    with opened(path, 1, -1, access=access, roll_every=6, workers=1) as writer:
+        writer.append(numbered(1, 2), index=1)
+        writer.flush()
+        writer.append(numbered(0, 1), index=0)
+    assert seen(path) == [0, 1]
+    with h5py.File(path) as file:
+        assert file["entry/data/data"].attrs.get("tuner_missing_frames", np.empty((0, 2), int)).tolist() == []
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_frames_come_in_any_order_each_once_and_missing_ones_are_listed(

@@ -69,6 +69,8 @@ class Ledger:
         """The frame after the last that was given."""
         self.gaps = Runs()
         """Frames before it that were not given."""
+        self.gapped = False
+        """Whether there was ever one."""
         self.open: dict[int, Slab] = {}
         """Slabs that are being filled, by their number."""
         self.lossless = Runs()
@@ -118,6 +120,7 @@ class Ledger:
             self.gaps.remove(start, stop)
         elif start > self.end:
             self.gaps.add(self.end, start)
+            self.gapped = True
         if stop > self.end:
             self.end = stop
 

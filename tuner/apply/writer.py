@@ -380,7 +380,7 @@ class Writer:
             notes["tuner_lossless_frames"] = self._ledger.lossless.array()
         if self._arrivals.damaged.total:
             notes["tuner_damaged_frames"] = self._arrivals.damaged.array()
-        if self._ledger.gaps.total:
+        if self._ledger.gapped:  # none of them may be left, but some have been noted before
             notes["tuner_missing_frames"] = self._ledger.gaps.array()
         if self._watch.found:
             notes["tuner_broken_frames"] = np.int64(self._watch.found)
