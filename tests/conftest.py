@@ -38,7 +38,7 @@ def few(tmp_path: Path) -> Callable[[Path], Path]:
             return path
         folder = tmp_path / path.name
         folder.mkdir()
-        for file in sorted(path.iterdir())[:3]:
+        for file in sorted(path.iterdir())[:2]:
             (folder / file.name).symlink_to(file)
         return folder
 

@@ -32,7 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What makes a search of an example short, whatever it says itself: later options replace earlier ones.
-SHORT = ["--budget", "12", "--sample", "2MB", "--quiet"]
+SHORT = ["--budget", "9", "--sample", "2MB", "--quiet"]
 
 
 def names(paths: list[Path]) -> list[str]:
