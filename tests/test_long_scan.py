@@ -46,7 +46,10 @@ def test_the_last_of_many_appends_cost_what_the_first_did(tmp_path: Path, steps:
     frames = np.random.default_rng(0).poisson(20, (50, *SHAPE)).astype("uint16")
     costs, memory, open_files, threads = [], [], [], []
     with open_writer(tmp_path / "a.h5", profile, frame_shape=SHAPE, dtype="uint16", workers=2) as writer:
-        for _ in range(BLOCKS):
+        # What others do on this machine only ever makes blocks slower: the least of some counts, and while they disturb
+        # the last ones, more follow, which what grows could only make worse.
+        third = BLOCKS // 3
+        while len(costs) < BLOCKS or (min(costs[-third:]) > 1.2 * min(costs[:third]) and len(costs) < 3 * BLOCKS):
             start = time.process_time()
             for number in range(BLOCK):
                 writer.append(frames[number % 50])
@@ -55,14 +58,12 @@ def test_the_last_of_many_appends_cost_what_the_first_did(tmp_path: Path, steps:
             memory.append(resident())
             open_files.append(handles())
             threads.append(threading.active_count())
-    third = BLOCKS // 3
-    # The least of some blocks: what others do on this machine only ever makes them slower.
     assert min(costs[-third:]) <= 1.2 * min(costs[:third])
     assert max(memory[third:]) <= memory[third - 1] + (4 << 20)
     assert len(set(open_files)) == len(set(threads)) == 1
     with h5py.File(tmp_path / "a.h5") as file:
         data = file["entry/data/data"]
-        assert len(data) == BLOCKS * BLOCK
+        assert len(data) == len(costs) * BLOCK
         whole = data[-200:]
     if not steps:
         assert (whole == np.concatenate([frames] * 4)).all()
