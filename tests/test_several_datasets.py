@@ -57,6 +57,15 @@ def seen(path: Path) -> tuple[list[int], list[int]]:
     return parts[0], parts[1]
 
 
+def check_dtypes_and_masks(path: Path) -> None:
+    for name, dtype in (("data", "uint16"), ("pilatus", "int32")):
+        stack = open_hdf5(path, dataset=f"/entry/{name}/data")
+        assert stack.dtype == dtype
+        assert stack.mask is not None
+        assert (stack.mask == MASKS[name]).all()
+        stack.source.close()  # type: ignore[union-attr]
+
+
 def test_each_has_its_frames_its_profile_and_its_mask(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     with first_of(path) as first, second_of(first) as second:
@@ -67,12 +76,7 @@ def test_each_has_its_frames_its_profile_and_its_mask(tmp_path: Path) -> None:
                 assert (first.flush(), second.flush()) == (20, 10)
                 assert seen(path) == (list(range(20)), list(range(10)))
     assert seen(path) == (list(range(50)), list(range(25)))
-    for name, dtype in (("data", "uint16"), ("pilatus", "int32")):
-        stack = open_hdf5(path, dataset=f"/entry/{name}/data")
-        assert stack.dtype == dtype
-        assert stack.mask is not None
-        assert (stack.mask == MASKS[name]).all()
-        stack.source.close()  # type: ignore[union-attr]
+    check_dtypes_and_masks(path)
     stack = open_hdf5(path)  # the default plot is the first
     assert stack.dataset == "/entry/data/data"
     stack.source.close()  # type: ignore[union-attr]
@@ -257,12 +261,7 @@ def test_detectors_of_a_rolling_scan_have_data_files_of_their_own_and_one_master
         "scan_master.h5",
         *(f"scan_pilatus_data_{number:06d}.h5" for number in (1, 2, 3, 4)),
     ]
-    for name, dtype in (("data", "uint16"), ("pilatus", "int32")):
-        stack = open_hdf5(path, dataset=f"/entry/{name}/data")
-        assert stack.dtype == dtype
-        assert stack.mask is not None
-        assert (stack.mask == MASKS[name]).all()
-        stack.source.close()  # type: ignore[union-attr]
+    check_dtypes_and_masks(path)
     with h5py.File(path) as file:
         assert file["entry/pilatus/data"].attrs["tuner_missing_frames"].tolist() == [[10, 14]]
         assert file["entry/instrument/pilatus/data"] == file["entry/pilatus/data"]

@@ -21,6 +21,15 @@ def corners(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> Iterator[tu
     return itertools.product(*(range(0, size, extent) for size, extent in zip(shape, chunk_shape, strict=True)))
 
 
+def tiles_of(frame_shape: tuple[int, ...], tile: tuple[int, ...]) -> int:
+    """How many tiles a frame is cut into, those that reach over its edge included.
+
+    >>> tiles_of((3, 5), (2, 4))
+    4
+    """
+    return math.prod(-(-size // extent) for size, extent in zip(frame_shape, tile, strict=True))
+
+
 def chunk_at(array: NDArray[Any], corner: tuple[int, ...], chunk_shape: tuple[int, ...]) -> NDArray[Any]:
     """The chunk whose first index is `corner`: C-contiguous, of full `chunk_shape`.
 

@@ -14,7 +14,7 @@ import h5py
 from tuner.apply.master import EIGER_DATA, EIGER_DATASET, Piece, data_files, image_numbers, link, part_name
 from tuner.apply.nexus import data_group
 from tuner.apply.scan_file import close_once, closing_once, sync_folder
-from tuner.apply.target import check_target, publish, reason
+from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.errors import TunerError
 from tuner.read.hdf5 import Hdf5Source
 from tuner.read.nexus import SERIES
@@ -136,7 +136,8 @@ class DataFiles:
             close_once(file)
 
     def _path(self, piece: Piece, hidden: bool = False) -> Path:
-        return self._master.with_name(f".{piece.name}.{os.getpid()}.copy" if hidden else piece.name)
+        path = self._master.with_name(piece.name)
+        return temporary_name(path, "copy") if hidden else path
 
 
 def settle(master: Path) -> None:
@@ -193,7 +194,7 @@ def _give_name(path: Path, final: Path) -> None:
 
 def _relink(master: Path, target: Path, names: Sequence[str]) -> None:
     """Replace a file by a master that links data files of other names, in one step."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.copy")
+    temporary = temporary_name(target, "copy")
     try:
         shutil.copyfile(master, temporary)
         with closing_once(h5py.File(temporary, "r+", locking=False)) as file:

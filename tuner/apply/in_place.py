@@ -17,7 +17,7 @@ from tuner.apply.prepare import Preparation, kept_of
 from tuner.apply.recover import check_unused
 from tuner.apply.repack import repack
 from tuner.apply.scan_file import sync_folder
-from tuner.apply.target import check_target, reason
+from tuner.apply.target import check_target, reason, temporary_name
 from tuner.errors import InputError, TunerError, VerificationError
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
@@ -125,7 +125,7 @@ def _is_done(stack: Stack, profile: Profile, container: str) -> bool:
 
 
 def _replace(profile: Profile, stack: Stack, path: Path, workers: int | None, container: str) -> dict[str, Any]:
-    copy = path.with_name(f".{path.name}.{os.getpid()}.copy")
+    copy = temporary_name(path, "copy")
     before = path.stat()
     try:
         (written,) = repack(profile, [stack], [path], copy, workers=workers, container=container)["files"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.arrived import Undecoded
 from tuner.apply.checksum import Encoded
+from tuner.apply.cut import tiles_of
 from tuner.apply.output import Output
 from tuner.apply.runs import Runs
 from tuner.errors import InputError
@@ -69,8 +69,6 @@ class Ledger:
         """The frame after the last that was given."""
         self.gaps = Runs()
         """Frames before it that were not given."""
-        self.gapped = False
-        """Whether there was ever one."""
         self.open: dict[int, Slab] = {}
         """Slabs that are being filled, by their number."""
         self.lossless = Runs()
@@ -82,8 +80,7 @@ class Ledger:
         self._dtype = dtype if given is None else given.dtype
         self._fill = fill if given is None else given.filler
         self._depth = depth
-        tiles = math.prod(-(-n // c) for n, c in zip(frame_shape, chunk_shape[1:], strict=True))
-        self._most = _MOST_CHUNKS // tiles * chunk_shape[0]
+        self._most = _MOST_CHUNKS // tiles_of(frame_shape, chunk_shape[1:]) * chunk_shape[0]
         self._last_tile = tuple((n - 1) // c * c for n, c in zip(frame_shape, chunk_shape[1:], strict=True))
         self._chunk_nbytes = int(np.prod(chunk_shape)) * dtype.itemsize
         self._waiting: dict[int, Slab] = {}
@@ -120,7 +117,6 @@ class Ledger:
             self.gaps.remove(start, stop)
         elif start > self.end:
             self.gaps.add(self.end, start)
-            self.gapped = True
         if stop > self.end:
             self.end = stop
 

@@ -17,7 +17,7 @@ from tuner.apply.fields import add_groups
 from tuner.apply.nexus import check_own_group, data_group, tell_apart
 from tuner.apply.scan_file import Layout, Notes
 from tuner.errors import InputError
-from tuner.read.links import peek, walk
+from tuner.read.links import groups, peek
 from tuner.read.nexus import SERIES
 
 #: The group that a Dectris master has its links in, and where a data file has its frames.
@@ -209,8 +209,7 @@ def add_eiger_detector(
             group[name] = value
     _store_mask(detector, specific, numbers)
     # dxtbx compares classes with bytes, which is what h5py reads of texts of fixed length.
-    groups = [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
-    for group in groups:
+    for group in groups(file):
         if (nx_class := group.attrs.get("NX_class")) is not None:
             group.attrs["NX_class"] = np.bytes_(nx_class)
 

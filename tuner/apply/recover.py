@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES, fletcher32
+from tuner.apply.cut import tiles_of
 from tuner.apply.data_files import settle
 from tuner.apply.master import (
     EIGER_DATA,
@@ -36,7 +36,7 @@ from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
 from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
-from tuner.read.links import DEAD_LINK, as_text, peek, walk
+from tuner.read.links import DEAD_LINK, as_text, groups, link_at, peek, walk
 from tuner.read.nexus import find_frames
 
 
@@ -110,7 +110,7 @@ def safe_frames(dataset: h5py.Dataset, path: Path) -> Runs:
         Of its file.
     """
     chunks = dataset.chunks
-    tiles = int(np.prod([-(-size // extent) for size, extent in zip(dataset.shape[1:], chunks[1:], strict=True)]))
+    tiles = tiles_of(dataset.shape[1:], chunks[1:])
     found: dict[int, int] = {}
     container = CONTAINERS.get(dataset.attrs.get("tuner_container", BLOSC2.name), BLOSC2)
     whole = _checksum_is_right if container.checked else BitshuffleEncoder(container, chunks, dataset.dtype).decodes
@@ -186,11 +186,12 @@ def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
     old = file[name]
     attributes = dict(old.attrs)
     shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
-    groups = [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
     links = [
-        (group, member) for group in groups for member in group
-        if isinstance(group.get(member, getlink=True), h5py.HardLink) and group[member] == old
-    ]  # fmt: skip
+        (group, member)
+        for group in groups(file)
+        for member in group
+        if isinstance(link_at(group, member), h5py.HardLink) and group[member] == old
+    ]
     for group, member in links:
         del group[member]
     parent, _, own = name.rpartition("/")

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.cut import corners, slabs
+from tuner.apply.cut import corners, slabs, tiles_of
 from tuner.apply.data_files import DataFiles, becomes_eiger, frames_of_a_file
 from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
 from tuner.apply.master import add_eiger_detector, check_eiger, count_images, data_files
@@ -212,7 +212,7 @@ class _Plan:
         """Encode the stack into its dataset, a row of chunks at a time, without what was never written."""
         stack = self.stack
         stored = stack.source.stored_bytes()
-        tiles = len(list(corners((1, *stack.frame_shape), (1, *self.encoder.chunk_shape[1:]))))
+        tiles = tiles_of(stack.frame_shape, self.encoder.chunk_shape[1:])
         depth = depth_of(workers, tiles if self.preparation.steps else 1)
         write = dataset.id.write_direct_chunk
         if self.master is not None:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from tuner.apply.checksum import Encoded
-from tuner.apply.cut import corners
+from tuner.apply.cut import tiles_of
 from tuner.apply.master import Joined, Piece, data_files, image_numbers, label_of, part_name, write_master
 from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
 from tuner.apply.target import check_target, publish, temporary_name
@@ -93,7 +93,8 @@ class RollingFiles:
         self._layout = layout
         self._overwrite = overwrite
         self._frames = frames
-        self._chunks = len(list(corners((frames, *layout.frame_shape), layout.encoder.chunk_shape)))
+        depth, *tile = layout.encoder.chunk_shape
+        self._chunks = frames // depth * tiles_of(layout.frame_shape, tuple(tile))
         self._parts: dict[int, _Part] = {}
         self._pieces: dict[int, Piece] = {}
         self._begun = 0

@@ -175,7 +175,10 @@ class ScanFile:
                 raise
 
     def note(self, notes: Notes) -> None:
-        """Set attributes of the dataset, those that changed."""
+        """Set attributes of the dataset, those that changed, and drop those of earlier notes that are no longer so."""
+        for name in self._noted.keys() - notes.keys():
+            del self._dataset.attrs[name]
+            del self._noted[name]
         for name, value in notes.items():
             if name not in self._noted or not np.array_equal(self._noted[name], value):
                 self._dataset.attrs[name] = value

@@ -22,9 +22,12 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: exists already and is not overwritten unasked")
 
 
-def temporary_name(path: Path) -> Path:
-    """Where a file lives until `publish`: hidden, in the same folder, of this process alone."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def temporary_name(path: Path, ending: str = "part") -> Path:
+    """Where a file lives until it takes its name: hidden, in the same folder, of this process alone.
+
+    By the ending `tuner recover` knows what is the part of a scan.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 
 def publish(temporary: Path, path: Path, overwrite: bool) -> None:

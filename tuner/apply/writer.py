@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tuner.apply.arrived import Arrivals, CompressedFrame
 from tuner.apply.closing import OPEN, close_quietly, flush_regularly
-from tuner.apply.cut import corners
+from tuner.apply.cut import corners, tiles_of
 from tuner.apply.drift import Drift
 from tuner.apply.guard import Verifier, Watch
 from tuner.apply.ledger import Ledger
@@ -116,7 +116,7 @@ class Writer:
             self._encoder.close()
             raise
         # No cycle leads back to the writer: it is closed as soon as it is forgotten.
-        self._tiles = len(list(corners((config.chunks[0], *frame_shape), config.chunks)))
+        self._tiles = tiles_of(frame_shape, config.chunks[1:])
         depth = depth_of(workers, self._tiles if self._preparation.changes else 1)
         given = None if chain is None else chain.before
         self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth, given)
@@ -380,7 +380,7 @@ class Writer:
             notes["tuner_lossless_frames"] = self._ledger.lossless.array()
         if self._arrivals.damaged.total:
             notes["tuner_damaged_frames"] = self._arrivals.damaged.array()
-        if self._ledger.gapped:  # none of them may be left, but some have been noted before
+        if self._ledger.gaps.total:
             notes["tuner_missing_frames"] = self._ledger.gaps.array()
         if self._watch.found:
             notes["tuner_broken_frames"] = np.int64(self._watch.found)

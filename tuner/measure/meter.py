@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.checksum import CHECKSUM_NBYTES
 from tuner.apply.child import PluginChild
-from tuner.apply.cut import cut
+from tuner.apply.cut import cut, tiles_of
 from tuner.apply.encode import Encoder
 from tuner.apply.plugin import PluginEncoder
 from tuner.config import PLUGINS, Config
@@ -382,7 +382,7 @@ class Meter:
     def _access(self, chunks: tuple[int, ...], decode_mb_s: float) -> dict[str, float]:
         """Useful speed of reading one frame, and one sinogram, when every chunk that holds a part is decoded whole."""
         frame_shape = self.sample.frame_shape
-        tiles = math.prod(-(-size // extent) for size, extent in zip(frame_shape, chunks[1:], strict=True))
+        tiles = tiles_of(frame_shape, chunks[1:])
         chunk = math.prod(chunks)
         access = {"frame_read_mb_s": decode_mb_s * math.prod(frame_shape) / (tiles * chunk)}
         if self.frames and len(frame_shape) == 2:

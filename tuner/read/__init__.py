@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tuner.errors import InputError
+from tuner.read.series import head_of
 from tuner.stack import Stack
 
 # fmt: off
@@ -158,15 +159,7 @@ def _suffix(path: Path) -> str:
 
 def _format(path: Path) -> str:
     """The name of a format: by the ending where that is sure (MarCCD has TIFF's signature), else by content."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_NBYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    head = head_of(path, _HEAD_NBYTES)
     suffix = _suffix(path)
     if suffix in _HDF5:
         return "hdf5"

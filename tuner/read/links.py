@@ -45,6 +45,11 @@ def walk(group: h5py.Group, broken: list[str] | None = None) -> Iterator[tuple[s
                 queue.append((f"{path}/{name}", node, depth + 1))
 
 
+def groups(file: h5py.File) -> list[h5py.Group]:
+    """The root of a file and all groups below it."""
+    return [file, *(node for _, node in walk(file) if isinstance(node, h5py.Group))]
+
+
 def peek(group: h5py.Group, name: str) -> Any:
     """What has a name in a group, or None where there is nothing, or a link that leads nowhere or in a circle."""
     try:

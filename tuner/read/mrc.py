@@ -15,6 +15,7 @@ import numpy as np
 from tuner.errors import InputError
 from tuner.read.axes import check_array, check_axes
 from tuner.read.npy import Mapped
+from tuner.read.series import head_of
 from tuner.stack import Stack, Storage, convention
 
 _HEADER_NBYTES = 1024
@@ -36,14 +37,7 @@ def open_mrc(path: Path, axes: Sequence[str] | None = None) -> Stack:
         No such file, not of that format, cut, of complex numbers or half bytes.
     """
     path = Path(path)
-    try:
-        nbytes = path.stat().st_size
-        with path.open("rb") as file:
-            header = file.read(_HEADER_NBYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
+    header = head_of(path, _HEADER_NBYTES)
     if len(header) < _HEADER_NBYTES:
         raise InputError(f"{path}: is cut: must have a header of {_HEADER_NBYTES} bytes, got {len(header)}")
     order: Literal["<", ">"] = "<" if 0 <= int.from_bytes(header[12:16], "little", signed=True) < 1 << 16 else ">"
@@ -59,7 +53,7 @@ def open_mrc(path: Path, axes: Sequence[str] | None = None) -> Stack:
     shape = (sections, rows, columns)
     dtype = check_array(shape, stored, str(path))
     needed = _HEADER_NBYTES + extended + sections * rows * columns * dtype.itemsize
-    if nbytes < needed:
+    if (nbytes := path.stat().st_size) < needed:
         raise InputError(f"{path}: is cut: must have {needed} bytes for {sections} sections, got {nbytes}")
     array: np.memmap[Any, Any] = np.memmap(path, stored, "r", _HEADER_NBYTES + extended, shape)
     return Stack(

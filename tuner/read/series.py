@@ -16,6 +16,25 @@ from tuner.read.axes import check_array, check_axes
 from tuner.stack import Stack, Storage, convention
 
 
+def head_of(path: Path, nbytes: int) -> bytes:
+    """The first bytes of a file, fewer where it is shorter.
+
+    Raises
+    ------
+    InputError
+        Where there is none, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(nbytes)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 class OpenFile(Protocol):
     """A file of a series while it is open."""
 

@@ -17,7 +17,7 @@ from tuner.config import PLUGINS, Config
 from tuner.document import parse_size
 from tuner.errors import InputError, TunerWarning, UnsatisfiableError
 from tuner.evaluation import Evaluation, Log, home, read_log
-from tuner.goal import Goal, goal_of
+from tuner.goal import Goal, goal_of, load_goal
 from tuner.measure.access import read_frames
 from tuner.measure.analyses import check_allowed
 from tuner.measure.baseline import FILTERS
@@ -37,7 +37,7 @@ from tuner.search.promise import RISK, Promise, hold, units_for
 from tuner.search.reduction import about_reduction, as_of, noise_of
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
-from tuner.space import Choose, Space, load_space, shipped
+from tuner.space import Choose, Space, load_space
 from tuner.stack import Stack
 from tuner.steps import Pixels, Step
 from tuner.steps.reduced import check_order, parse_reductions, reduced, times_smaller
@@ -323,10 +323,8 @@ def available(space: Space) -> Space:
 def _goal(goal: str | os.PathLike[str] | Goal | None, maximize: Sequence[str], require: Sequence[str]) -> Goal:
     if goal is None and not maximize:
         goal = "balanced"
-    if goal is None or isinstance(goal, Goal):
-        return goal_of(goal, maximize, require)
-    document, place, name = shipped(goal, "search_spaces/goals", "goal")
-    return goal_of(Goal.from_dict({"name": name, **document}, place), maximize, require)
+    known = goal if goal is None or isinstance(goal, Goal) else load_goal(goal)
+    return goal_of(known, maximize, require)
 
 
 def _name_of(paths: Sequence[str | os.PathLike[str]]) -> str:

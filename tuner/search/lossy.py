@@ -169,12 +169,12 @@ def _too_far(steps: tuple[Step, ...], meter: Meter, limits: Sequence[Constraint]
 
     What rounds single pixels is asked with some rows of a frame, other steps with a frame, unless there is no other.
     """
+    if not steps or not limits:
+        return None
     run, every = meter.sample.runs[0], 1
     if all(isinstance(step, Pointwise) for step in steps):
         every = -(-math.prod(meter.sample.frame_shape) // _ASKED)
     elif sum(len(other.frames) for other in meter.sample.runs) == 1:
-        return None
-    if not steps or not limits:
         return None
     about, part = meter.pixels[run.stack], run.frames[:1, ::every]
     rows = replace(about, mask=None if about.mask is None else about.mask[::every])
