@@ -83,6 +83,20 @@ def test_data_that_were_rescaled(tmp_path: Path) -> None:
     assert "gaps" not in told(saved(tmp_path, counts.astype(np.uint16)))[1]
 
 
+def test_a_fixed_pattern_of_large_frames_is_not_taken_for_noise(tmp_path: Path) -> None:
+    # Frames that are drawn one by one; neighbours alone would say 110.
+    rng = np.random.default_rng(0)
+    light = rng.gamma(30, 20, (512, 512))
+    stack = saved(tmp_path, rng.poisson(light, (6, 512, 512)).astype(np.uint16))
+    sample = draw_sample([stack], 2 * stack.frame_nbytes)
+    assert sample.longest == 1
+    believed, other = inspect(stack, sample)["noise"]
+    assert believed["source"] == "differences of consecutive frames"
+    assert believed["sigma_at_mean"] == pytest.approx(24.5, rel=0.1)
+    assert other["sigma_at_mean"] > 100
+    stack.close()
+
+
 def test_nothing_valid(tmp_path: Path) -> None:
     _, rows = told(saved(tmp_path, np.full((2, 30, 30), -1, np.int32)))
     assert rows["masked"] == "all (marked by -1 or -2)"

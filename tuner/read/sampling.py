@@ -144,6 +144,22 @@ def draw_sample(
     return Sample(tuple(runs))
 
 
+def with_repeats(sample: Sample, stack: Stack) -> list[NDArray[Any]]:
+    """The runs of a sample of `stack`, and two frames that follow each other where no run has two.
+
+    Large frames are drawn one by one, and one frame alone does not tell a fixed pattern of its pixels from noise.
+    """
+    runs = [run.frames for run in sample.runs]
+    if sample.longest > 1:
+        return runs
+    frames = eligible_frames(stack, stack.source.stored_bytes())
+    firsts = frames[:-1][np.diff(frames) == 1]
+    if not len(firsts):
+        return runs
+    first = int(firsts[len(firsts) // 2])
+    return [*runs, _read(stack, first, first + 2)]
+
+
 def _read(stack: Stack, start: int, stop: int) -> NDArray[Any]:
     return np.ascontiguousarray(stack.read(start, stop))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tuner.estimate import estimate
 from tuner.noise import entropy_bound
-from tuner.read.sampling import Sample
+from tuner.read.sampling import Sample, with_repeats
 from tuner.report.suggestion import Suggestion, suggestion
 from tuner.stack import Kind, Stack
 from tuner.traits import traits
@@ -28,11 +28,10 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
     sample : Sample
         Frames of that stack.
     """
-    runs = [run.frames for run in sample.runs]
-    frames = np.concatenate(runs)
+    frames = np.concatenate([run.frames for run in sample.runs])
     valid = stack.valid(frames)
     found = traits(frames, valid, stack.saturated(frames))
-    noises = estimate(stack, runs)
+    noises = estimate(stack, with_repeats(sample, stack))
     step = 1.0 if frames.dtype.kind != "f" else found["step"]
     modelled = [
         asdict(noise)

@@ -16,7 +16,7 @@ from tuner.goal import Constraint, Goal, Judge, broken
 from tuner.measure.meter import Meter
 from tuner.noise import Noise
 from tuner.quality import compare
-from tuner.read.sampling import Sample
+from tuner.read.sampling import Sample, with_repeats
 from tuner.stack import Stack
 from tuner.steps import Pixels, Step, check_steps, prepare
 from tuner.steps.information import informative_bits
@@ -75,8 +75,8 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     InputError
         Where there is no noise to find, or the data speaks against all that is found.
     """
-    runs = [run.frames for run in sample.runs]
-    frames = np.concatenate(runs)
+    runs = with_repeats(sample, stack)
+    frames = np.concatenate([run.frames for run in sample.runs])
     valid = stack.valid(frames)
     step = 1.0 if frames.dtype.kind != "f" else traits(frames, valid, stack.saturated(frames))["step"]
     estimates = estimate(stack, runs)
