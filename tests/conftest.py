@@ -6,10 +6,11 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from killing import Victims
 
 from tuner.search.champion import load_surrogate
 
@@ -27,6 +28,14 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("real data: set TUNER_REAL_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def victims() -> Iterator[Victims]:
+    """Processes to be killed."""
+    victims = Victims()
+    yield victims
+    victims.close()
 
 
 @pytest.fixture

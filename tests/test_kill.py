@@ -6,8 +6,6 @@ import io
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,69 +14,35 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
+from killing import Victims, write
 
 from tuner.apply.checksum import with_checksum
 from tuner.apply.dataset import create_dataset
 from tuner.apply.encode import Encoder
-from tuner.config import Blosc2
+from tuner.apply.repack import repack
+from tuner.config import Blosc2, Config
+from tuner.profile import Match, Profile
+from tuner.read import open_stacks
 
 #: Half of how often each is killed; `make test-faults` says more.
 KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
 
-WRITE = """
-import sys
-import numpy as np
-from tuner.apply.opening import open_writer
-from tuner.config import Config
-from tuner.profile import Match, Profile
 
-path, frames, tile = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-config = Config((frames, tile, -1))
-profile = Profile("kill", Match("uint16"), config, config)
-with open_writer(path, profile, frame_shape=(32, 32), dtype="uint16") as writer:
+def rewrite(source: str, destination: str, frames: int) -> None:
+    config = Config((frames, -1, -1))
+    stacks = open_stacks([source])
     print("ready", flush=True)
-    for number in range(1, 1_000_000):
-        writer.append(np.full((32, 32), number, "uint16"))
-        if number % 3 == 0:
-            print(writer.flush(), flush=True)
-"""
-
-REPACK = """
-import sys
-from tuner.apply.repack import repack
-from tuner.config import Config
-from tuner.profile import Match, Profile
-from tuner.read import open_stacks
-
-source, destination, frames = sys.argv[1], sys.argv[2], int(sys.argv[3])
-config = Config((frames, -1, -1))
-stacks = open_stacks([source])
-print("ready", flush=True)
-repack(Profile("kill", Match("uint16"), config, config), stacks, [source], destination)
-print("done", flush=True)
-"""
-
-
-def killed(script: str, *arguments: object, after: float, by: int = signal.SIGKILL) -> list[str]:
-    """What a process printed until it was killed, some seconds after it was ready."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        ready = process.stdout.readline()
-        time.sleep(after)
-        process.send_signal(by)
-        lines = process.stdout.read().split()
-        assert ready == "ready\n", process.stderr.read()
-        return lines
+    repack(Profile("kill", Match("uint16"), config, config), stacks, [source], destination)
 
 
 @pytest.mark.parametrize(("frames", "tile"), [(1, -1), (8, -1), (5, 10)])
-def test_a_killed_writer_leaves_what_flush_acknowledged(tmp_path: Path, frames: int, tile: int) -> None:
+def test_a_killed_writer_leaves_what_flush_acknowledged(
+    victims: Victims, tmp_path: Path, frames: int, tile: int
+) -> None:
     moments = random.Random(frames)
     for attempt in range(2 * KILLS):
         path = tmp_path / f"{attempt}.h5"
-        safe = int(["0", *killed(WRITE, path, frames, tile, after=moments.uniform(0, 0.15))][-1])
+        safe = victims.kill(write, path, frames, tile, after=moments.uniform(0, 0.15), fresh=not attempt).last
         with h5py.File(path) as file:  # plain: without clearing flags, without SWMR
             dataset = file["entry/data/data"]
             assert len(dataset) >= safe
@@ -86,43 +50,35 @@ def test_a_killed_writer_leaves_what_flush_acknowledged(tmp_path: Path, frames: 
             assert (dataset[:safe] == numbers).all()
 
 
-INTERRUPT = (
-    WRITE.replace("with open_writer", "try:\n  with open_writer").replace("\n    ", "\n      ")
-    + """
-except KeyboardInterrupt:
-    print(f"\\n{writer.frames_written}", flush=True)
-"""
-)
-
-
 @pytest.mark.parametrize(("frames", "tile"), [(1, -1), (5, 10)])
-def test_an_interrupted_writer_leaves_a_file_without_a_gap(tmp_path: Path, frames: int, tile: int) -> None:
+def test_an_interrupted_writer_leaves_a_file_without_a_gap(
+    victims: Victims, tmp_path: Path, frames: int, tile: int
+) -> None:
     moments = random.Random(frames)
     for attempt in range(2 * KILLS):
         path = tmp_path / f"{attempt}.h5"
         after = moments.uniform(0.01, 0.15)
-        written = int(killed(INTERRUPT, path, frames, tile, after=after, by=signal.SIGINT)[-1])
+        written = victims.kill(write, path, frames, tile, after=after, by=signal.SIGINT, fresh=not attempt).last
         with h5py.File(path) as file:
             assert file["entry/data/data"].shape == (written, 32, 32)
             numbers = np.arange(1, written + 1, dtype="uint16")[:, None, None]
             assert (file["entry/data/data"][()] == numbers).all()
 
 
-def test_the_file_of_a_writer_can_be_read_from_the_moment_that_it_is_there(tmp_path: Path) -> None:
-    for attempt in range(4):
+def test_the_file_of_a_writer_can_be_read_from_the_moment_that_it_is_there(victims: Victims, tmp_path: Path) -> None:
+    for attempt in range(4 * KILLS):
         path = tmp_path / f"{attempt}.h5"
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(path), "1", "-1"], stdout=subprocess.DEVNULL
-        ) as process:
+        with victims.start(write, path, 1, -1, fresh=not attempt) as writer:
+            latest = time.monotonic() + 60
             while not path.exists():
-                assert process.poll() is None
-            process.kill()
+                assert time.monotonic() < latest
+            writer.end(signal.SIGKILL)
         with h5py.File(path) as file:
             assert file["entry/data/data"].shape[1:] == (32, 32)
 
 
 @pytest.mark.parametrize("frames", [1, 8])
-def test_a_killed_repack_leaves_nothing_under_the_final_name(tmp_path: Path, frames: int) -> None:
+def test_a_killed_repack_leaves_nothing_under_the_final_name(victims: Victims, tmp_path: Path, frames: int) -> None:
     source = tmp_path / "scan.h5"
     content = np.random.default_rng(0).poisson(5, (400, 128, 128)).astype("uint16")
     with h5py.File(source, "w") as file:
@@ -130,11 +86,12 @@ def test_a_killed_repack_leaves_nothing_under_the_final_name(tmp_path: Path, fra
     moments = random.Random(frames)
     for attempt in range(2 * KILLS):
         target = tmp_path / f"{attempt}.h5"
-        done = killed(REPACK, source, target, frames, after=moments.uniform(0, 0.3))
-        assert target.exists() or not done
+        done = victims.kill(rewrite, source, target, frames, after=moments.uniform(0, 0.3), fresh=not attempt)
+        assert target.exists() or done.status
         if target.exists():
             with h5py.File(target) as file:
                 assert (file["entry/data/data"][()] == content).all()
+            target.unlink()
     with h5py.File(source) as file:
         assert (file["entry/data/data"][()] == content).all()
 
