@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -95,6 +96,15 @@ def test_a_fixed_pattern_of_large_frames_is_not_taken_for_noise(tmp_path: Path) 
     assert believed["sigma_at_mean"] == pytest.approx(24.5, rel=0.1)
     assert other["sigma_at_mean"] > 100
     stack.close()
+
+
+def test_frames_that_were_never_written_are_told(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        data = file.create_dataset("x", (20, 40, 50), "i4", chunks=(1, 40, 50))
+        data[:8] = 1
+    inspection, rows = told(open_hdf5(tmp_path / "scan.h5"))
+    assert (inspection["frames"], inspection["written_frames"]) == (20, 8)
+    assert rows["frames"] == "20 images of 40 x 50 pixels, of which 8 were written"
 
 
 def test_nothing_valid(tmp_path: Path) -> None:

@@ -171,6 +171,16 @@ def test_what_was_never_written_stays_so(tmp_path: Path) -> None:
         assert (file["x"][12] == 2).all()
 
 
+def test_what_was_never_written_is_no_gain(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        data = file.create_dataset("x", (20, 40, 50), "i4", chunks=(1, 40, 50))
+        data[:8] = np.random.default_rng(0).integers(-(2**31), 2**31, (8, 40, 50))
+    told = apply(profile("int32", (4, -1, -1)), tmp_path / "scan.h5", tmp_path / "out.h5")
+    assert told["missing_frames"] == 12
+    assert told["nbytes"] == 8 * 40 * 50 * 4
+    assert 0.9 < told["ratio"] <= 1, "nothing makes noise smaller"
+
+
 def master(folder: Path) -> Path:
     """As Dectris writes it."""
     for number in (1, 2):

@@ -87,7 +87,8 @@ def repack(
     dict
         `files`: for each, source, destination, dataset, shape, nbytes, stored_nbytes, ratio, seconds; ratio_of_data, of
         the chunks that hold data frames alone, and other_frames, how many are no data: flats, darks and the like;
-        reduction, how many times smaller the profile's reductions made frames before; all else is of what they made.
+        missing_frames, how many were never written, which do not count in nbytes and ratio; reduction, how many times
+        smaller the profile's reductions made frames before; all else is of what they made.
 
     Raises
     ------
@@ -282,17 +283,21 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
         temporary.unlink(missing_ok=True)
         if plan.files is not None:
             plan.files.discard()
+    stored = stack.source.stored_bytes()
+    missing = 0 if stored is None else len(stack) - int(np.count_nonzero(stored))
+    nbytes = stack.nbytes - missing * stack.frame_nbytes
     return {
         "source": stack.name,
         "destination": str(target),
         "dataset": written.dataset,
         "shape": list(stack.shape),
-        "nbytes": stack.nbytes,
+        "nbytes": nbytes,
         "stored_nbytes": written.nbytes,
-        "ratio": stack.nbytes / written.nbytes if written.nbytes else None,
+        "ratio": nbytes / written.nbytes if written.nbytes else None,
         "ratio_of_data": written.ratio_of_data,
         "reduction": times_smaller([plan.original], [stack]),
         "other_frames": 0 if stack.kinds is None else int(np.count_nonzero(stack.kinds != Kind.DATA)),
+        "missing_frames": missing,
         "seconds": time.perf_counter() - start,
     }
 

@@ -168,10 +168,11 @@ def _applied(done: Mapping[str, Any]) -> str:
 
 def _besides(file: Mapping[str, Any]) -> str:
     """Why the ratio of a file is not that of its profile: flats and darks are no data, and steps leave them alone."""
+    missing = f", without {file['missing_frames']} frames that were never written" if file["missing_frames"] else ""
     if not file["other_frames"]:
-        return ""
+        return missing
     alone = f", {file['ratio_of_data']:.2f} of data frames alone" if file["ratio_of_data"] else ""
-    return f"{alone}: {file['other_frames']} flats, darks or invalid frames are kept as they are"
+    return f"{missing}{alone}: {file['other_frames']} flats, darks or invalid frames are kept as they are"
 
 
 def verify_command(options: argparse.Namespace) -> None:

@@ -51,6 +51,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         "shape": list(stack.shape),
         "axes": list(stack.axes),
         "frames": len(stack),
+        "written_frames": _written(stack),
         "frame_shape": list(stack.frame_shape),
         "dtype": str(stack.dtype),
         "nbytes": stack.nbytes,
@@ -86,10 +87,14 @@ def _storage(stack: Stack) -> dict[str, Any] | None:
 
 def _stored_ratio(stack: Stack) -> float | None:
     """The ratio that the stored frames have today; frames that were never written do not count."""
-    stored = stack.source.stored_bytes()
     nbytes = stack.storage.nbytes if stack.storage else 0
-    written = len(stack) if stored is None else int(np.count_nonzero(stored))
-    return written * stack.frame_nbytes / nbytes if nbytes else None
+    return _written(stack) * stack.frame_nbytes / nbytes if nbytes else None
+
+
+def _written(stack: Stack) -> int:
+    """Frames that were written, as far as the file tells."""
+    stored = stack.source.stored_bytes()
+    return len(stack) if stored is None else int(np.count_nonzero(stored))
 
 
 def _kinds(stack: Stack) -> dict[str, int]:
@@ -129,9 +134,11 @@ def _file_rows(inspection: dict[str, Any]) -> list[tuple[str, str]]:
     axes = f" ({', '.join(inspection['axes'])})" if inspection["axes"] else ""
     frame = " x ".join(map(str, inspection["frame_shape"]))
     what = "image" if len(inspection["frame_shape"]) == 2 else "spectrum"
+    written = inspection["written_frames"]
+    missing = f", of which {written} were written" if written < inspection["frames"] else ""
     rows = [
         ("shape", shape + axes),
-        ("frames", f"{_plural(inspection['frames'], what)} of {frame} pixels"),
+        ("frames", f"{_plural(inspection['frames'], what)} of {frame} pixels{missing}"),
         ("pixel", f"{inspection['dtype']}, {_bytes(inspection['nbytes'])} in all"),
     ]
     storage = inspection["storage"]
