@@ -135,7 +135,9 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")
     command.add_argument("--prefer", metavar="M", help="take the front's end with the most of M, not its knee")
     command.add_argument(
-        "--detector", metavar="D", help="WxH:dtype@rate, such as 2048x2048:uint16@500Hz: requires the write_mb_s for it"
+        "--detector",
+        metavar="D",
+        help="WxH:dtype@rate, such as 2048x2048:uint16@500Hz: requires the write_mb_s for it and a quarter more",
     )
     command.add_argument(
         "--target", type=_path, metavar="DIR", help="folder that write_mb_s is measured in (default: that of -o)"

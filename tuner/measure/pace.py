@@ -14,6 +14,8 @@ from tuner.errors import InputError
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(Hz|kHz)", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _DETECTOR = re.compile(r"(\d+)x(\d+):(\w+)@(.+)")
+#: A writer must be so much faster than the detector, as it has to catch up after each pause of the disk (decision 28).
+_HEADROOM = 1.25
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -56,6 +58,11 @@ class Detector:
     def mb_s(self) -> float:
         """MB (10^6 bytes) of pixels per second."""
         return math.prod(self.frame_shape) * self.dtype.itemsize * self.rate / 1e6
+
+    @property
+    def needed_mb_s(self) -> float:
+        """The `write_mb_s` that keeps up with it: a quarter more than its pace, as disks pause."""
+        return _HEADROOM * self.mb_s
 
 
 def parse_rate(text: str, place: str = "--rate") -> float:

@@ -134,7 +134,8 @@ def find_profile(
     target : path of a folder
         Where finalists are written to by the real writer, if the goal has `write_mb_s`.
     detector : str, optional
-        Such as ``2048x2048:uint16@500Hz``, WxH: adds the `write_mb_s` that it needs to the requirements.
+        Such as ``2048x2048:uint16@500Hz``, WxH: adds the `write_mb_s` that it needs, a quarter above its pace, to the
+        requirements.
     notify : callable
         Called with a `Progress` as the search goes on.
 
@@ -164,7 +165,7 @@ def find_profile(
             size = "x".join(map(str, reversed(originals[0].frame_shape)))
             text = f"{size}:{originals[0].dtype}, got {detector!r}"
             raise InputError(f"--detector must be of the frames at hand, {text}")
-        wanted = _goal(wanted, (), [f"write_mb_s >= {pace.mb_s / times_smaller(originals[:1], stacks[:1])!r}"])
+        wanted = _goal(wanted, (), [f"write_mb_s >= {pace.needed_mb_s / times_smaller(originals[:1], stacks[:1])!r}"])
     writes = "write_mb_s" in {*wanted.maximize, *(c.metric for c in wanted.require)}
     place = Target(Path(target), default_workers()) if writes else None
     given = Noise.parse(noise) if isinstance(noise, str) else noise
