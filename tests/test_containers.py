@@ -5,9 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import fabio
 import h5py
 import hdf5plugin
+import killing
 import numpy as np
 import pytest
 import silx.io
@@ -245,38 +243,15 @@ def test_another_container_is_refused(tmp_path: Path) -> None:
         repack(profile(), [], [], tmp_path / "out.h5", container="b")
 
 
-WRITE = """
-import sys
-import numpy as np
-from tuner.apply.opening import open_writer
-from tuner.config import Config
-from tuner.profile import Match, Profile
-
-profile = Profile("kill", Match("uint16"), Config(), Config())
-about = {"frame_shape": (32, 32), "dtype": "uint16", "container": "bitshuffle", "access": sys.argv[2]}
-with open_writer(sys.argv[1], profile, roll_every=7, **about) as writer:
-    print("ready", flush=True)
-    for number in range(1, 1_000_000):
-        writer.append(np.full((32, 32), number, "uint16"))
-        if number % 3 == 0:
-            print(writer.flush(), flush=True)
-"""
-
-
 @pytest.mark.parametrize("access", ["single", "rolling"])
-def test_what_flush_acknowledged_survives_a_kill(tmp_path: Path, access: str) -> None:
+def test_what_flush_acknowledged_survives_a_kill(victims: killing.Victims, tmp_path: Path, access: str) -> None:
     moments = random.Random(access)
     for attempt in range(KILLS):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         path = folder / "scan.h5"
-        command = [sys.executable, "-c", WRITE, str(path), access]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0, 0.3))
-            process.kill()
-            acknowledged = int(["0", *process.stdout.read().split()][-1])
+        about = {"after": moments.uniform(0, 0.3), "fresh": not attempt}
+        acknowledged = victims.kill(killing.write, path, 1, -1, access, False, "bitshuffle", **about).last
         for _ in range(2):  # as it is, and recovered
             with h5py.File(path) as file:
                 data = file["entry/data/data"]

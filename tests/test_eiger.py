@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
+from killing import Victims
 from numpy.typing import NDArray
 
 from tuner.apply.foreign import verify_written
@@ -377,29 +377,19 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["raw"]
 
 
-REPACK = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_eiger import *
-stacks = open_stacks([sys.argv[1]])
-print("ready", flush=True)
-repack(profile(1), stacks, [sys.argv[1]], sys.argv[2])
-"""
+def rewrite(source: str, target: str) -> None:
+    stacks = open_stacks([source])
+    print("ready", flush=True)
+    repack(profile(1), stacks, [source], target)
 
 
-def test_a_killed_apply_leaves_no_master_or_a_whole_one(tmp_path: Path) -> None:
+def test_a_killed_apply_leaves_no_master_or_a_whole_one(victims: Victims, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     source = master(tmp_path / "raw", 200)
     moments = random.Random(0)
     for attempt in range(int(os.environ.get("TUNER_FAULTS", "3"))):
         target = tmp_path / f"{attempt}_master.h5"
-        command = [sys.executable, "-c", REPACK, str(source), str(target), str(Path(__file__).parent)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(moments.uniform(0, 0.3))
-            process.kill()
+        victims.kill(rewrite, source, target, after=moments.uniform(0, 0.3), fresh=not attempt)
         if target.exists():
             with h5py.File(target) as file:
                 frames = np.concatenate([part[()] for part in file["entry/data"].values()])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 import tifffile
+from killing import Victims
 
 from tuner.apply import in_place
 from tuner.apply.in_place import replace_in_place
@@ -231,46 +231,33 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "must come with --in-place" in capsys.readouterr().err
 
 
-REPLACE = """
-import sys
-from pathlib import Path
-from tuner.apply.in_place import replace_in_place
-from tuner.config import Config
-from tuner.profile import Match, Profile
-from tuner.read import open_stacks
-
-config = Config((int(sys.argv[2]), -1, -1))
-stacks = open_stacks([sys.argv[1]])
-print("ready", flush=True)
-replace_in_place(Profile("kill", Match("uint16"), config, config), stacks)
-"""
+def replace(path: str, frames: int) -> None:
+    config = Config((frames, -1, -1))
+    stacks = open_stacks([path])
+    print("ready", flush=True)
+    replace_in_place(Profile("kill", Match("uint16"), config, config), stacks)
 
 
 @pytest.mark.parametrize("frames", [1, 8])
-def test_a_kill_at_any_moment_leaves_one_of_the_two_whole(tmp_path: Path, frames: int) -> None:
+def test_a_kill_at_any_moment_leaves_one_of_the_two_whole(victims: Victims, tmp_path: Path, frames: int) -> None:
     content = np.random.default_rng(0).poisson(5, (200, 128, 128)).astype("uint16")
     path = scan(tmp_path / "scan.h5", content)
     original = path.read_bytes()
+    with victims.start(replace, path, frames) as whole:
+        whole.ready()
+        start = time.perf_counter()
+        whole.end()
+        seconds = time.perf_counter() - start
     moments = random.Random(frames)
-    whole = 0.0
-    for attempt in range(2 * KILLS + 1):
+    for attempt in range(2 * KILLS):
         path.write_bytes(original)
-        with subprocess.Popen(
-            [sys.executable, "-c", REPLACE, str(path), str(frames)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            start = time.perf_counter()
-            if attempt == 0:
-                assert process.wait() == 0
-                whole = time.perf_counter() - start
-            else:
-                time.sleep(moments.uniform(0, whole))
-                process.send_signal(signal.SIGKILL)
+        victims.kill(replace, path, frames, after=moments.uniform(0, seconds), fresh=not attempt)
         with h5py.File(path) as file:
             replaced = "tuner_digest" in file["entry/data/data"].attrs
             assert (file["entry/data/data"][()] == content).all()
             assert file["entry/angles"].shape == (200,)
         assert replaced or path.read_bytes() == original
-        others = [name for name in beside(path) if name != "scan.h5"]
-        assert all(name.startswith(".") for name in others)
+        for name in beside(path):
+            if name != "scan.h5":
+                assert name.startswith(".")
+                path.with_name(name).unlink()

@@ -91,7 +91,9 @@ def test_a_killed_repack_leaves_nothing_under_the_final_name(victims: Victims, t
         if target.exists():
             with h5py.File(target) as file:
                 assert (file["entry/data/data"][()] == content).all()
-            target.unlink()
+        for rest in {*tmp_path.iterdir()} - {source}:
+            assert rest == target or rest.name.startswith(".")
+            rest.unlink()
     with h5py.File(source) as file:
         assert (file["entry/data/data"][()] == content).all()
 

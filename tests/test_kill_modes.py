@@ -8,15 +8,14 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
+from killing import Victims, write
 
 from tuner.apply.recover import recover
 from tuner.errors import InputError
@@ -24,26 +23,6 @@ from tuner.read import open_stacks
 
 #: How often each access is killed; `make test-faults` says more.
 KILLS = int(os.environ.get("TUNER_FAULTS", "3"))
-
-#: Frame n is n + 1 everywhere. Prints what flush acknowledges, to a file that no kill cuts.
-WRITE = """
-import sys
-import numpy as np
-from tuner.apply.opening import open_writer
-from tuner.config import Config
-from tuner.profile import Match, Profile
-
-path, access, frames, tile = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-how = {"access": "rolling", "layout": "eiger"} if access == "eiger" else {"access": access}
-config = Config((frames, tile, -1))
-profile = Profile("kill", Match("uint16"), config, config)
-writer = open_writer(path, profile, frame_shape=(32, 32), dtype="uint16", roll_every=20, **how)
-print("ready", flush=True)
-for number in range(1, 60_000):
-    writer.append(np.full((32, 32), number, "uint16"))
-    if number % 3 == 0:
-        print((writer.sync if number % 2 else writer.flush)(), flush=True)
-"""
 
 #: Only h5py and hdf5plugin: opens, reads all, holds, reads again, closes, and again until its stdin ends. What it finds
 #: wrong it prints.
@@ -81,23 +60,6 @@ print(f"opened {opened} {seen}", flush=True)
 """
 
 
-def start(script: str, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, *(["-I"] if script == READ else []), "-c", script, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **streams)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def killed(path: Path, access: str, frames: int, tile: int, after: float) -> int:
-    """What was acknowledged by a writer that was killed so many seconds after it was ready."""
-    with start(WRITE, path, access, frames, tile) as writer:
-        time.sleep(after)
-        writer.kill()
-        assert writer.stdout is not None
-        return int(["0", *writer.stdout.read().split()][-1])
-
-
 def right(path: Path, count: int) -> None:
     with h5py.File(path) as file:  # plain: without SWMR
         group = file["entry/data"]
@@ -108,11 +70,14 @@ def right(path: Path, count: int) -> None:
 
 @pytest.mark.parametrize("access", ["rolling", "eiger", "single", "swmr"])
 @pytest.mark.parametrize(("frames", "tile"), [(1, -1), (8, 10)])
-def test_a_killed_writer_leaves_what_it_acknowledged(tmp_path: Path, access: str, frames: int, tile: int) -> None:
+def test_a_killed_writer_leaves_what_it_acknowledged(
+    victims: Victims, tmp_path: Path, access: str, frames: int, tile: int
+) -> None:
     moments = random.Random(frames)
     for attempt in range(KILLS):
         path = tmp_path / f"{attempt}_master.h5"
-        safe = killed(path, access, frames, tile, moments.uniform(0, 0.3))
+        after = moments.uniform(0, 0.3)
+        safe = victims.kill(write, path, frames, tile, access, True, after=after, fresh=not attempt).last
         if access != "swmr":
             right(path, safe)
         found = recover(path)
@@ -126,9 +91,9 @@ def test_a_killed_writer_leaves_what_it_acknowledged(tmp_path: Path, access: str
         assert recover(path)["safe"] == found["safe"]  # a second time changes nothing
 
 
-def test_a_master_joins_whole_files_only_and_a_recovered_one_all_that_is_safe(tmp_path: Path) -> None:
+def test_a_master_joins_whole_files_only_and_a_recovered_one_all_that_is_safe(victims: Victims, tmp_path: Path) -> None:
     path = tmp_path / "scan_master.h5"
-    safe = killed(path, "rolling", 4, -1, 0.4)
+    safe = victims.kill(write, path, 4, -1, "rolling", True, after=0.4).last
     with h5py.File(path) as file:
         joined = len(file["entry/data/data"])
     assert joined % 20 == 0
@@ -145,18 +110,21 @@ def test_a_master_joins_whole_files_only_and_a_recovered_one_all_that_is_safe(tm
 
 
 @pytest.mark.parametrize("access", ["rolling", "eiger", "swmr"])
-def test_a_reader_that_holds_and_reopens_sees_no_wrong_frame(tmp_path: Path, access: str) -> None:
+def test_a_reader_that_holds_and_reopens_sees_no_wrong_frame(victims: Victims, tmp_path: Path, access: str) -> None:
     path = tmp_path / "scan_master.h5"
-    with start(WRITE, path, access, 4, -1) as writer, start(READ, path, access, stdin=subprocess.PIPE) as reader:
-        time.sleep(1.5)
-        writer.kill()
-        assert writer.stdout is not None
-        safe = int(["0", *writer.stdout.read().split()][-1])
-        time.sleep(0.1)
-        said, _ = reader.communicate("stop")
-        assert said.startswith("opened"), said
-        assert int(said.split()[1]) > 2
-        assert int(said.split()[2]) >= safe > 0
+    command = [sys.executable, "-I", "-c", READ, str(path), access]
+    with victims.start(write, path, 4, -1, access, True) as writer:
+        writer.ready()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "ready\n"
+            time.sleep(1.5)
+            writer.end(signal.SIGKILL)
+            time.sleep(0.1)
+            said, _ = reader.communicate("stop")
+    assert said.startswith("opened"), said
+    assert int(said.split()[1]) > 2
+    assert int(said.split()[2]) >= writer.last > 0
 
 
 def test_a_plain_reader_of_a_single_file_sees_what_was_flushed_before_it_opened(tmp_path: Path) -> None:
@@ -204,35 +172,23 @@ for line in sys.stdin:
         reader.stdin.close()
 
 
-INTERRUPT = WRITE.partition("print")[0]
-INTERRUPT += "print('ready', flush=True)\ntry:\n  with writer:\n"
-INTERRUPT += textwrap.indent(WRITE.partition("flush=True)\n")[2], "    ")
-INTERRUPT += """
-except KeyboardInterrupt:
-    print(f"\\n{writer.frames_written}", flush=True)
-"""
-
-
 @pytest.mark.parametrize("access", ["rolling", "swmr"])
-def test_an_interrupted_writer_leaves_files_without_a_gap(tmp_path: Path, access: str) -> None:
+def test_an_interrupted_writer_leaves_files_without_a_gap(victims: Victims, tmp_path: Path, access: str) -> None:
     moments = random.Random(access)
     for attempt in range(KILLS):
         path = tmp_path / f"{attempt}.h5"
-        with start(INTERRUPT, path, access, 5, 10) as writer:
-            time.sleep(moments.uniform(0.01, 0.2))
-            writer.send_signal(signal.SIGINT)
-            assert writer.stdout is not None
-            written = int(writer.stdout.read().split()[-1])
+        about = {"after": moments.uniform(0.01, 0.2), "by": signal.SIGINT, "fresh": not attempt}
+        written = victims.kill(write, path, 5, 10, access, True, **about).last
         with h5py.File(path) as file:
             assert len(file["entry/data/data"]) == written
         right(path, written)
         assert not list(tmp_path.glob(".*"))
 
 
-def test_a_file_that_is_being_written_is_not_recovered(tmp_path: Path) -> None:
+def test_a_file_that_is_being_written_is_not_recovered(victims: Victims, tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
-    with start(WRITE, path, "swmr", 1, -1) as writer:
+    with victims.start(write, path, 1, -1, "swmr", True) as writer:
+        writer.ready()
         with pytest.raises(InputError, match=f"must not be in use, is being written by process {writer.pid}"):
             recover(path)
-        writer.kill()
     assert recover(path)["cleared"]

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
+from killing import Victims
 from numpy.typing import NDArray
 
 from tuner.apply.opening import open_writer
@@ -122,35 +122,24 @@ def test_threads_may_fill_them_at_once(tmp_path: Path) -> None:
     assert seen(path) == (list(range(400)), list(range(400)))
 
 
-WRITE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_several_datasets import *
-first = first_of(Path(sys.argv[1]), access=sys.argv[3], roll_every=20)
-second = second_of(first, roll_every=15)
-print("ready", flush=True)
-for number in range(30_000):
-    first.append(numbered(number, number + 1, "uint16"))
-    second.append(numbered(number, number + 1, "int32"))
-    if number % 3 == 0:
-        print(first.flush(), second.flush(), flush=True)
-"""
+def write_both(path: str, access: str) -> None:
+    first = first_of(Path(path), access=access, roll_every=20)
+    second = second_of(first, roll_every=15)
+    print("ready", flush=True)
+    for number in range(30_000):
+        first.append(numbered(number, number + 1, "uint16"))
+        second.append(numbered(number, number + 1, "int32"))
+        if number % 3 == 0:
+            print(first.flush(), second.flush(), flush=True)
 
 
 @pytest.mark.parametrize("access", ["single", "rolling"])
-def test_a_kill_leaves_what_each_acknowledged(tmp_path: Path, access: str) -> None:
+def test_a_kill_leaves_what_each_acknowledged(victims: Victims, tmp_path: Path, access: str) -> None:
     moments = random.Random(0)
     for attempt in range(KILLS):
         path = tmp_path / f"{attempt}.h5"
-        command = [sys.executable, "-c", WRITE, str(path), str(Path(__file__).parent), access]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "ready\n"
-            time.sleep(moments.uniform(0, 0.4))
-            writer.kill()
-            said = writer.stdout.read().split()
-        safe = [0, 0, *map(int, said[: len(said) // 2 * 2])][-2:]
+        said = victims.kill(write_both, path, access, after=moments.uniform(0, 0.4), fresh=not attempt).said
+        safe = [0, 0, *said][-2:]
         for frames, count in zip(seen(path), safe, strict=True):
             assert len(frames) >= count
             assert frames[:count] == list(range(count))
