@@ -315,6 +315,13 @@ def test_the_nearest_says_what_it_misses_by_how_much() -> None:
     assert nearest is not None
     assert nearest[0] == near
     assert nearest[1] == "ratio 3.9 must be >= 4, encode_mb_s 105 (low end 99) must be >= 100"
+    goal = Goal(("ratio",), (Constraint.parse("ratio >= 1.5 * bslz4"), Constraint.parse("encode_mb_s <= 100")))
+    nearest = Judge(goal, {"bslz4": far}).nearest([near])
+    assert nearest is not None
+    assert nearest[1] == "encode_mb_s 105 (high end 110) must be <= 100"
+    nearest = Judge(goal, {"bslz4": near}).nearest([far])
+    assert nearest is not None
+    assert nearest[1] == "ratio 2 must be >= 5.85 (1.5 * bslz4), encode_mb_s 500 must be <= 100"
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ class Constraint:
         missing: float = bound - value if self.op == ">=" else value - bound
         return missing / max(abs(bound), 1e-12)
 
+    def missed(self, evaluation: Evaluation, bound: float) -> str:
+        """What an evaluation has instead, in words: with the end of a spread that counts, and what the limit is of."""
+        end = ""
+        if self.metric in evaluation.spread:
+            low = self.op == ">="
+            end = f" ({'low' if low else 'high'} end {(evaluation.low if low else evaluation.high)(self.metric):.4g})"
+        named = f" ({self.limit:g} * {self.name})" if self.name else ""
+        value = evaluation.metrics.get(self.metric, math.nan)
+        return f"{self.metric} {value:.4g}{end} must be {self.op} {bound:.4g}{named}"
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -313,10 +323,7 @@ class Judge:
         bounds = self.bounds(evaluations)
         nearest = min(evaluations, key=lambda e: max(self.violations(e, bounds), default=0.0))
         missed = [
-            f"{c.metric} {nearest.metrics.get(c.metric, math.nan):.4g} (low end {nearest.low(c.metric):.4g})"
-            f" must be {c.op} {b:.4g}"
-            if c.metric in nearest.spread
-            else f"{c.metric} {nearest.metrics.get(c.metric, math.nan):.4g} must be {c.op} {b:.4g}"
+            c.missed(nearest, b)
             for c, b, v in zip(self.goal.require, bounds, self.violations(nearest, bounds), strict=True)
             if v > 0
         ]
