@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,11 @@ def write(
 
     An interrupt ends it as it ends an acquisition. With `sync` every other time is a sync. Access "eiger" is rolling.
     """
-    how = {"access": "rolling", "layout": "eiger"} if access == "eiger" else {"access": access}
+    how: dict[str, Any] = {"access": "rolling", "layout": "eiger"} if access == "eiger" else {"access": access}
     config = Config((frames, tile, -1))
     profile = Profile("kill", Match("uint16"), config, config)
-    about = {"frame_shape": (32, 32), "dtype": "uint16", "roll_every": 20, "container": container}
-    writer = open_writer(path, profile, **about, **how)
+    how |= {"roll_every": 20, "container": container}
+    writer = open_writer(path, profile, frame_shape=(32, 32), dtype="uint16", **how)
     with contextlib.suppress(KeyboardInterrupt), writer:
         print("ready", flush=True)
         for number in range(1, 60_000):
