@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tuner.errors import InputError
 from tuner.measure.pace import Detector, parse_duration, parse_rate
 from tuner.measure.soak import simulated, soak
 from tuner.profile import Match, Profile
+from tuner.read.npy import open_npy
+from tuner.report.soak import format_soak
 
 SHAPE = (64, 48)
 
@@ -67,9 +70,14 @@ def test_frames_are_simulated_for_any_profile(dtype: str, shape: tuple[int, ...]
     assert (frames[0] != frames[1]).any()
 
 
+def saved(path: Path) -> Path:
+    np.save(path, simulated(SHAPE, np.dtype("uint16")))
+    return path
+
+
 def test_what_is_reported_adds_up(tmp_path: Path) -> None:
     found = soak(profile(), tmp_path, rate=100.0, seconds=1.2, workers=2)
-    assert found.frames == 120
+    assert found.frames == found.played == 120
     assert found.seconds >= 119 / 100, "no frame is played before it is due"
     assert found.sustained_hz <= 120 / found.seconds
     assert found.worst_hz <= 101
@@ -94,6 +102,35 @@ def test_a_slow_disk_makes_frames_late(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.worst_hz <= found.rate_hz / 5
     assert found.queue["max"] == found.queue["depth"]
     assert found.latency_ms["100 %"] > 1000
+
+
+def test_a_writer_far_behind_is_stopped_and_what_was_not_played_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ScanFile.write
+
+    def write(self: ScanFile, *arguments: Any) -> None:
+        time.sleep(0.02)
+        real(self, *arguments)
+
+    monkeypatch.setattr(ScanFile, "write", write)
+    monkeypatch.setattr("tuner.measure.soak._GRACE_S", 0.5)
+    found = soak(profile(), tmp_path, rate=5000.0, seconds=0.2, workers=1)  # 20 s at this pace
+    assert found.frames == 1000
+    assert 0 < found.played <= 100
+    assert found.late >= 1000 - found.played
+    assert found.sustained_hz < 100
+    assert f"stopped far behind, after {found.played} of them" in format_soak(found)
+
+
+def test_simulated_frames_are_no_drift(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = replace(profile(), envelope={"mean": (0.0, 1.0)})
+    soak(told, tmp_path, rate=500.0, seconds=0.5)
+    assert "the profile is for" not in caplog.text
+    played = open_npy(saved(tmp_path / "frames.npy"))
+    soak(told, tmp_path, rate=500.0, seconds=0.5, stack=played)
+    played.close()
+    assert "mean is " in caplog.text
 
 
 def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ _SIMULATED, _COUNTS = 16, 100.0
 #: The part of a disk that stays free.
 _SPARE = 0.05
 _DATASET = "/entry/data/data"
+#: How long a writer that is behind may go on: as long as it was asked to, or so many seconds.
+_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ class Soak:
     """How a writer kept up."""
 
     frames: int
-    """How many were played."""
+    """How many were due."""
+    played: int
+    """How many of these were played, until the writer was stopped as it was far behind; all others are late."""
     seconds: float
     """From the first to when the last was taken."""
     closing_s: float
@@ -122,7 +126,8 @@ def soak(
     with temporary_file(target) as path:
         writer = open_writer(
             path,
-            profile,
+            # What is simulated is not what the profile was measured on.
+            profile if stack is not None else replace(profile, envelope={}),
             dataset=_DATASET,
             frame_shape=frames.shape[1:],
             dtype=frames.dtype,
@@ -132,7 +137,8 @@ def soak(
             on_overload=on_overload,
         )
         with writer:
-            start, late = _play(writer, frames, rate, total, taken, queue)
+            until = seconds + max(seconds, _GRACE_S)
+            start, late = _play(writer, frames, rate, total, until, taken, queue)
             last = time.perf_counter()
             depth = writer.depth
         with path.open("rb") as file:
@@ -142,20 +148,22 @@ def soak(
         with h5py.File(path, locking=False) as file:
             runs = file[_DATASET].attrs.get("tuner_shed_frames", np.empty((0, 3), int))
     times = np.array(taken) - start
-    latency = (times - np.arange(total) / rate) * 1e3
-    nbytes = total * frames[0].nbytes
+    played = len(times)
+    latency = (times - np.arange(played) / rate) * 1e3
+    nbytes = played * frames[0].nbytes
     return Soak(
         frames=total,
+        played=played,
         seconds=last - start,
         closing_s=closed - last,
         rate_hz=rate,
-        sustained_hz=total / (closed - start),
+        sustained_hz=played / (closed - start),
         worst_hz=_worst(times),
         write_mb_s=nbytes / (closed - start) / 1e6,
         ratio=nbytes / stored,
         latency_ms={f"{q:g} %": float(np.percentile(latency, q)) for q in (50, 90, 99, 99.9, 100)},
         queue={"median": float(np.median(queue)), "max": float(max(queue)), "depth": float(depth)},
-        late=late,
+        late=late + total - played,
         shed=int(sum(after - first for first, after, _ in runs)),
         workers=threads,
         profile=profile.name,
@@ -165,14 +173,23 @@ def soak(
 
 
 def _play(
-    writer: Writer, frames: NDArray[Any], rate: float, total: int, taken: array[float], queue: array[int]
+    writer: Writer,
+    frames: NDArray[Any],
+    rate: float,
+    total: int,
+    until: float,
+    taken: array[float],
+    queue: array[int],
 ) -> tuple[float, int]:
-    """Append each frame when it is due; when the first was, and how many were late by a frame or more."""
+    """Append each frame when it is due, for `until` seconds at most; when the first was, and how many were late."""
     late = 0
     start = time.perf_counter()
     for number, frame in zip(range(total), itertools.cycle(frames), strict=False):
         due = start + number / rate
-        wait = due - time.perf_counter()
+        now = time.perf_counter()
+        if number and now - start > until:
+            break
+        wait = due - now
         if wait > 0:
             time.sleep(wait)
         else:

@@ -8,8 +8,9 @@ from tuner.measure.soak import Soak
 def format_soak(soak: Soak) -> str:
     """A few lines."""
     latency = ", ".join(f"{name} {value:,.2f}" for name, value in soak.latency_ms.items())
+    stopped = "" if soak.played == soak.frames else f"; stopped far behind, after {soak.played} of them"
     lines = [
-        f"{soak.target}: {soak.frames} frames ({soak.data}) in {soak.seconds:,.1f} s, {soak.workers} workers,"
+        f"{soak.target}: {soak.frames} frames ({soak.data}{stopped}) in {soak.seconds:,.1f} s, {soak.workers} workers,"
         f" ratio {soak.ratio:.2f}",
         f"  rate      asked {soak.rate_hz:,.5g} Hz, sustained {soak.sustained_hz:,.5g} Hz"
         f" ({soak.write_mb_s:,.0f} MB/s), in the worst second {soak.worst_hz:,.5g} Hz",
