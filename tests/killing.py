@@ -22,6 +22,9 @@ from tuner.profile import Match, Profile
 
 Function = Callable[..., None]
 
+#: numpy and blosc2 start pools of threads as they are imported, and a fork has but the thread that forks.
+ALONE = dict.fromkeys(("OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"), "1")
+
 
 def write(
     path: str, frames: int, tile: int, access: str = "single", sync: bool = False, container: str = "blosc2"
@@ -92,10 +95,9 @@ class Victims:
     """Forks one victim at a time, from a process that has one thread, no file open, and all modules imported."""
 
     def __init__(self) -> None:
-        # Libraries start pools of threads as they are imported, and a fork has but the thread that forks.
-        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
         command = [sys.executable, __file__]
-        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone)
+        pipe = subprocess.PIPE
+        self._parent = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=os.environ | ALONE)
 
     def close(self) -> None:
         with self._parent:
@@ -136,7 +138,8 @@ def fork_each() -> str:
         pid = os.fork()
         if not pid:
             if fresh:
-                os.execv(sys.executable, [sys.executable, __file__, line])
+                usual = {name: value for name, value in os.environ.items() if name not in ALONE}
+                os.execve(sys.executable, [sys.executable, __file__, line], usual)
             return line
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None
