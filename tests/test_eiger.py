@@ -214,6 +214,37 @@ def test_recover_says_which_frames_are_safe_and_leaves_out_what_links_cannot_num
         assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 5
 
 
+@pytest.mark.parametrize("layout", ["nexus", "eiger"])
+def test_recover_changes_no_master_whose_data_files_are_elsewhere(tmp_path: Path, layout: str) -> None:
+    with opened(tmp_path / "scan_master.h5", layout=layout) as writer:
+        writer.append(frames_of(0, 12))
+    (tmp_path / "copy").mkdir()
+    alone = (tmp_path / "scan_master.h5").rename(tmp_path / "copy" / "scan_master.h5")
+    content = alone.read_bytes()
+    with pytest.raises(InputError, match=r"scan_master\.h5: must have .* beside it"):
+        recover(alone)
+    assert alone.read_bytes() == content
+    assert list(alone.parent.iterdir()) == [alone]
+
+
+@pytest.mark.parametrize("kind", ["virtual", "chunked", "contiguous"])
+def test_recover_changes_no_file_that_another_program_wrote(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file["x"] = frames_of(0, 4)
+    with h5py.File(path, "w") as file:
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((4, *SHAPE), "u4")
+            layout[:] = h5py.VirtualSource("raw.h5", "x", (4, *SHAPE))
+            file.create_virtual_dataset("entry/data/data", layout)
+        else:
+            file.create_dataset("entry/data/data", data=frames_of(0, 4), chunks=True if kind == "chunked" else None)
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="/entry/data/data must be written with a profile to tell which frames"):
+        recover(path)
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("about", "said"),
     [

@@ -37,7 +37,7 @@ from tuner.apply.target import publish, temporary_name
 from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
 from tuner.read.links import DEAD_LINK, as_text, groups, link_at, peek, walk
-from tuner.read.nexus import find_frames
+from tuner.read.nexus import SERIES, find_frames
 
 
 def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -61,7 +61,8 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        No such file, no HDF5 file, a file that a process on this machine is writing, or one without frames.
+        No such file, no HDF5 file, a file that a process on this machine is writing, one without frames, or whose
+        frames were not written with a profile; a master whose data files are not beside it.
     """
     place = Path(path)
     if not place.is_file():
@@ -72,6 +73,9 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
         with h5py.File(place, locking=False) as file:
             eiger = is_eiger(file)
             name = f"/{EIGER_DATASET}" if eiger else find_frames(file)[0]
+            if not eiger and "tuner_digest" not in file[name].attrs:
+                also = "; its flag is cleared" if cleared else ""
+                raise InputError(f"{place}: {name} must be written with a profile to tell which frames are safe{also}")
             if not eiger and not file[name].is_virtual:
                 dataset = file[name]
                 return {**_safe(dataset, place), "cleared": cleared, "finished": [], "beside": _beside(dataset, place)}
@@ -147,7 +151,7 @@ def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, A
         shutil.copyfile(master, temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
             frames = [
-                _link(file, pieces) if eiger else _join(file, name, pieces)
+                _link(file, pieces, master) if eiger else _join(file, name, pieces, master)
                 for name, (pieces, _, _) in zip(names, found, strict=True)
             ]
             file.flush()
@@ -182,9 +186,9 @@ def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Ru
     return pieces, safe, finished
 
 
-def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
+def _join(file: h5py.File, name: str, pieces: list[Piece], master: Path) -> int:
     old = file[name]
-    attributes = dict(old.attrs)
+    attributes, before = dict(old.attrs), len(old)
     shape, dtype, fill = old.shape[1:], old.dtype, old.fillvalue
     links = [
         (group, member)
@@ -196,6 +200,8 @@ def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
         del group[member]
     parent, _, own = name.rpartition("/")
     dataset = join(file[parent or "/"], own, pieces, shape, dtype, fill)
+    if len(dataset) < before:
+        raise InputError(f"{master}: must have the data files of {before} frames beside it, got {len(dataset)}")
     dataset.attrs.update(attributes)
     for group, member in links:
         if member not in group:  # in an NXdetector, too
@@ -203,8 +209,10 @@ def _join(file: h5py.File, name: str, pieces: list[Piece]) -> int:
     return len(dataset)
 
 
-def _link(file: h5py.File, pieces: list[Piece]) -> int:
+def _link(file: h5py.File, pieces: list[Piece], master: Path) -> int:
     """As many data files as follow each other without a gap, which links cannot tell of; their frames."""
+    if not pieces and any(SERIES.fullmatch(member) for member in file[EIGER_DATA]):
+        raise InputError(f"{master}: must have its data files beside it, got none")
     frames, whole = 0, []
     for piece in pieces:
         if piece.start != frames:
