@@ -82,7 +82,7 @@ def test_frames_that_were_never_written_stay_so(scan: Path, tmp_path: Path, caps
     with h5py.File(tmp_path / "planned.h5", "w") as file:
         file.create_dataset("entry/data/data", FRAMES.shape, FRAMES.dtype, chunks=(1, 64, 64))
     assert run("apply", tmp_path / "scan.yaml", tmp_path / "planned.h5", tmp_path / "out.h5") == 0
-    assert "0.1 MB as 0.0 MB, ratio inf" in capsys.readouterr().out
+    assert "ratio inf, at 0 MB/s, without 16 frames that were never written" in capsys.readouterr().out
     assert run("verify", tmp_path / "scan.yaml", tmp_path / "out.h5", "--against", tmp_path / "planned.h5") == 0
 
 
@@ -132,6 +132,15 @@ def test_requirements_that_cannot_be_met_name_the_nearest(
     assert "chunk " in line
     assert line.endswith(" must be >= 1000")
     assert not (tmp_path / "scan.yaml").exists()
+
+
+def test_a_lossy_goal_without_a_lossy_space_is_told(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("search", scan, "-o", tmp_path / "scan.yaml", "--goal", "sub-noise", "--quiet", *BRIEF) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tuner: warning: goal sub-noise allows steps, and space quick has none: ")
+    assert load_profile(tmp_path / "scan.yaml").config.steps == ()
 
 
 def test_a_changed_pixel_is_found_and_its_frame_named(

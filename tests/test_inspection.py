@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tuner.errors import InputError
 from tuner.goal import load_goal
 from tuner.read.hdf5 import open_hdf5
 from tuner.read.npy import open_npy
@@ -22,6 +23,7 @@ from tuner.read.sampling import draw_sample
 from tuner.read.tiff import open_tiff
 from tuner.report.inspection import format_inspection, inspect
 from tuner.report.suggestion import FITS, suggestion
+from tuner.search.find import find_profile
 from tuner.simulate import simulate, write_nexus
 from tuner.space import load_space
 from tuner.stack import Stack
@@ -209,6 +211,29 @@ def test_nothing_lossy_is_suggested_for_frames_of_one_value(value: float, tmp_pa
     inspection, rows = told(saved(tmp_path, np.full((3, 32, 32), value, "float32")))
     assert inspection["suggestion"] is None
     assert "try" not in rows
+
+
+def jungfrau(path: Path, light: float) -> Path:
+    """A pedestal with little noise, and one pixel of some thousand that has switched its gain, if there is light."""
+    rng = np.random.default_rng(0)
+    frames = rng.normal(2900, 10, (8, 64, 64)).astype(np.uint16)
+    frames[rng.random(frames.shape) < light] = 1 << 14 | 14000
+    with h5py.File(path, "w") as file:
+        file["entry/detector/data"] = frames
+        file["entry/detector/description"] = "JUNGFRAU 0.5M"
+    return path
+
+
+@pytest.mark.usefixtures("empty_home")
+@pytest.mark.parametrize("light", [0.001, 0])
+def test_nothing_that_rounds_gains_is_suggested_or_searched(light: float, tmp_path: Path) -> None:
+    path = jungfrau(tmp_path / "raw.h5", light)
+    _, rows = told(open_hdf5(path))
+    assert ("try" in rows) == (not light), "in one gain they are numbers like others"
+    if light:
+        line = r"raw\.h5: steps must be stages alone, as raw frames of a JUNGFRAU have the gain in the upper bits"
+        with pytest.raises(InputError, match=line):
+            find_profile([path], space="integrating", goal="sub-noise", noise="gain=0,read=10", surrogate=False)
 
 
 def test_every_suggestion_is_shipped() -> None:

@@ -141,6 +141,8 @@ class Stack:
     """Darks that the file keeps beside the data."""
     photon_counting: bool | None = None
     """Whether values are photon counts: as the file declares, None where it does not say."""
+    switches_gain: bool = False
+    """Whether the detector is a JUNGFRAU, whose raw pixels tell their gain in the upper two of 16 bits."""
     storage: Storage | None = field(default=None, repr=False, compare=False)
     """How it is stored today; None where that has no meaning."""
     dataset: str | None = None
@@ -194,6 +196,12 @@ class Stack:
     def saturated(self, frames: NDArray[Any]) -> NDArray[np.bool_]:
         """True where the detector could not count, same shape as `frames`; a gap marked by a higher value is not."""
         return self.marks.saturated(frames, self.mask)
+
+    def tells_gain(self, frames: NDArray[Any]) -> bool:
+        """Whether the upper two bits of some pixels are a gain: such values are not to be rounded as numbers."""
+        if not self.switches_gain or frames.dtype != np.dtype("uint16"):
+            return False
+        return bool((frames[self.valid(frames)] >= 1 << 14).any())
 
 
 def convention(dtype: np.dtype[Any]) -> tuple[int, ...]:

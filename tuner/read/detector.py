@@ -32,6 +32,8 @@ class Detector:
     """The least valid value."""
     photon_counting: bool | None
     """Whether it counts photons."""
+    switches_gain: bool
+    """Whether it is a JUNGFRAU."""
     kinds: NDArray[np.uint8] | None
     """A `Kind` for each frame."""
 
@@ -56,11 +58,13 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
     cutoff = _number(groups, "count_cutoff", "countrate_correction_count_cutoff")
     if saturation is None and cutoff is not None:
         saturation = cutoff + 1
+    said = _description(groups)
     return Detector(
         mask=mask if mask is not None and mask.any() else None,
         saturation=saturation if saturation is not None and saturation > 0 else None,
         underload=_number(groups, "underload_value"),
-        photon_counting=_photon_counting(groups),
+        photon_counting=True if _COUNTERS.search(said) else False if _INTEGRATORS.search(said) else None,
+        switches_gain="jungfrau" in said.lower(),
         kinds=kinds if kinds is not None and kinds.any() else None,
     )
 
@@ -118,8 +122,8 @@ def _number(groups: list[h5py.Group], *names: str) -> float | None:
     return None
 
 
-def _photon_counting(groups: list[h5py.Group]) -> bool | None:
-    """Whether the detector's description, type or name tells a photon counter, or an integrating detector."""
+def _description(groups: list[h5py.Group]) -> str:
+    """The detector's description, type and names."""
     texts = []
     for group in groups:
         for name in ("type", "description", "model", "local_name", "detector_type"):
@@ -127,7 +131,4 @@ def _photon_counting(groups: list[h5py.Group]) -> bool | None:
             if isinstance(node, h5py.Dataset) and node.shape in ((), (1,)) and node.dtype.kind in "SO":
                 value = node[()]
                 texts.append(as_text(value if node.shape == () else value[0]) or "")
-    text = " | ".join(texts)
-    if _COUNTERS.search(text):
-        return True
-    return False if _INTEGRATORS.search(text) else None
+    return " | ".join(texts)

@@ -199,6 +199,7 @@ def _stack(file: h5py.File, path: str, names: tuple[str, ...], axes: Sequence[st
         underload=about.underload,
         kinds=about.kinds,
         photon_counting=about.photon_counting,
+        switches_gain=about.switches_gain,
         storage=total,
         dataset=names[0],
     )

@@ -43,8 +43,9 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
     ]
     counts = True if modelled and _counts(modelled[0], found["step"]) else None
     counts = False if found["minimum"] < 0 else counts
-    # Frames of one value have nothing that could be kept in part.
-    suggested = suggestion(stack, found["step"], counts) if found["minimum"] < found["maximum"] else None
+    # Frames of one value have nothing that could be kept in part; of raw gains no shipped step knows.
+    varies = found["minimum"] < found["maximum"] and not stack.tells_gain(frames)
+    suggested = suggestion(stack, found["step"], counts) if varies else None
     return {
         "name": stack.name,
         "dataset": stack.dataset,

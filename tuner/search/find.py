@@ -40,6 +40,7 @@ from tuner.search.surrogate import Surrogate
 from tuner.space import Choose, Space, load_space
 from tuner.stack import Stack
 from tuner.steps import Pixels, Step
+from tuner.steps.jungfrau import Stages
 from tuner.steps.reduced import check_order, parse_reductions, reduced, times_smaller
 from tuner.steps.reductions import Reduction
 
@@ -171,6 +172,9 @@ def find_profile(
     given = Noise.parse(noise) if isinstance(noise, str) else noise
     given = given and noise_of(given, stacks[0])
     parts = split(stacks, units_for(risk), seed) if any(chosen.steps()) else None
+    if parts is None and (wanted.limits or wanted.analysed):
+        text = f"goal {wanted.name} allows steps, and space {chosen.name} has none: the result is lossless;"
+        warnings.warn(f"{text} --space counting, integrating or float has some", TunerWarning, stacklevel=2)
     drawn = draw_sample(stacks, nbytes, seed, parts.search if parts else None)
     about = about_reduction(originals, stacks, drawn) if reductions else {}
     name = name or _name_of(paths)
@@ -266,6 +270,10 @@ def _settle_steps(
     if parts is None:
         return _Lossy((), pixels, drawn)
     small = small_part(drawn)
+    rounds_gain = any(not isinstance(step, Stages) for steps in options for step in steps)
+    if rounds_gain and any(stacks[run.stack].tells_gain(run.frames) for run in drawn.runs):
+        text = "steps must be stages alone, as raw frames of a JUNGFRAU have the gain in the upper bits of each pixel"
+        raise InputError(f"{stacks[0].name}: {text}")
     say("noise")
     lossless, _ = rank_steps([()], Meter(small), replace(goal, require=()), log)
     found = settle_noise(given, stacks[0], drawn, lossless[0].evaluation)
