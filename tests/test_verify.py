@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from in_memory import Memory, stack_of
@@ -17,6 +20,7 @@ from tuner.goal import Goal, goal_of
 from tuner.measure import verify
 from tuner.measure.verify import verify_original
 from tuner.profile import Match, Profile
+from tuner.read.hdf5 import open_hdf5
 
 SAMPLE_NBYTES = 1 << 20
 
@@ -50,6 +54,19 @@ def test_a_profile_made_by_hand_promises_nothing_but_the_pixels() -> None:
     report = verify_original(profile(), [stack_of(counts(3, 40, 50))], SAMPLE_NBYTES)
     assert (report["requirements"], report["warnings"], report["metrics"]) == ([], [], {})
     assert report["ratio"] > 1.5
+
+
+def test_frames_that_were_never_written_are_no_gain(tmp_path: Path) -> None:
+    for name, count in (("none.h5", 0), ("scan.h5", 8)):
+        with h5py.File(tmp_path / name, "w") as file:
+            data = file.create_dataset("x", (20, 40, 50), "u2", chunks=(1, 40, 50))
+            data[:count] = np.random.default_rng(0).integers(0, 1 << 16, (count, 40, 50))
+    with closing(open_hdf5(tmp_path / "none.h5")) as stack, pytest.raises(InputError, match="written, got none"):
+        verify_original(profile(), [stack], SAMPLE_NBYTES)
+    with closing(open_hdf5(tmp_path / "scan.h5")) as stack:
+        verified = verify_original(profile(), [stack], SAMPLE_NBYTES)
+    assert (verified["frames"], verified["nbytes"]) == (8, 8 * 40 * 50 * 2)
+    assert 0.9 < verified["ratio"] <= 1, "nothing makes noise smaller"
 
 
 def test_what_is_read_at_once_is_bounded() -> None:

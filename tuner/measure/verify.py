@@ -56,14 +56,14 @@ def verify_original(
     Returns
     -------
     dict
-        `frames`, `nbytes`, `ratio` over all frames as reduced, `reduction`, how many times smaller that made them,
-        `metrics` on the sample, `requirements` with what was found, and `warnings`: timed requirements that this
-        machine missed just now.
+        `frames`, `nbytes`, `ratio` over all frames as reduced that were written, `reduction`, how many times smaller
+        that made them, `metrics` on the sample, `requirements` with what was found, and `warnings`: timed requirements
+        that this machine missed just now.
 
     Raises
     ------
     InputError
-        Where the profile is for other frames.
+        Where the profile is for other frames, or no frame was ever written.
     VerificationError
         Naming the first frame that does not come back bit for bit, or the requirement that is not met.
     """
@@ -77,6 +77,8 @@ def verify_original(
     for stack in stacks:
         resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
         prepare = Preparation.of_stack(profile, stack)
+        sizes = stack.source.stored_bytes()
+        written = np.ones(len(stack), np.bool_) if sizes is None else sizes > 0
         with closing(open_encoder(resolved, profile.fallback.blosc2, stack.dtype)) as encoder:
             decoded = np.empty(resolved.chunks, stack.dtype)
             depth = resolved.chunks[0]
@@ -89,6 +91,8 @@ def verify_original(
                         if breach is not None:
                             raise VerificationError(f"{stack.name}: frame {start + index}: {breach}")
                 for corner, chunk in cut(prepared, resolved.chunks):
+                    if not written[start + corner[0] :][:depth].any():  # nor would it be
+                        continue
                     try:
                         frame = encoder.encode(chunk)
                         encoder.decode(frame, decoded)
@@ -100,9 +104,12 @@ def verify_original(
                             f"{stack.name}: frame {start + corner[0] + wrong}: does not decode to the same pixels"
                         )
                     stored += len(frame) + CHECKSUM_NBYTES
-                pixels += part.nbytes
-                frames += len(part)
+                count = int(np.count_nonzero(written[start : start + len(part)]))
+                pixels += count * stack.frame_nbytes
+                frames += count
                 notify(frames, total)
+    if not frames:
+        raise InputError(f"{stacks[0].name}: must have frames that were written, got none")
     return {
         "frames": frames,
         "nbytes": pixels,
