@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -137,6 +141,45 @@ def stuck(work: Callable[[], None]) -> bool:
     thread.start()
     thread.join(20)
     return thread.is_alive()
+
+
+class Interrupted(BaseException):
+    """What a signal raises in the main thread, between any two of its steps."""
+
+
+def test_interrupted_at_any_moment_it_takes_the_chunk_again_drains_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    frame, moments = frames(1), random.Random(0)
+    try:
+        for _ in range(50 * int(os.environ.get("TUNER_FAULTS", "3"))):
+            written: list[int] = []
+            pipeline = Pipeline(Slow(), lambda place, chunk, written=written: written.append(place[0]), 2)  # type: ignore[misc]
+            number = 0
+            with contextlib.suppress(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 2e-3))
+                while True:
+                    pipeline.put((number, 0, 0), Batch(frame), (0, 0, 0))
+                    number += 1
+                    if number % 5 == 0:
+                        pipeline.drain()
+
+            def go_on(pipeline: Pipeline = pipeline, number: int = number) -> None:
+                pipeline.put((number, 0, 0), Batch(frame), (0, 0, 0))
+                pipeline.drain()
+                pipeline.close()
+
+            assert not stuck(go_on)
+            assert not died
+            # The last may be there twice: it was put, and then came the interrupt.
+            assert written in ([*range(number + 1)], [*range(number + 1), number])
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

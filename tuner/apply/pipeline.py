@@ -74,6 +74,7 @@ class Pipeline:
     No thread waits for another while there is something to be done: one prepares a batch while others encode the chunks
     of the batches before. At most `depth` chunks are in flight; `put` waits where there are more. An error of encoding
     or of `write` is raised by the next `put` or `drain`, and nothing that came after the chunk in question is written.
+    One thread at a time puts and drains; interrupted, it may put the chunk again, drain and close.
 
     Parameters
     ----------
@@ -107,10 +108,13 @@ class Pipeline:
         self._encoded = 0
         self._error: BaseException | None = None
         self._closed = False
-        lock = threading.Lock()
-        self._room = threading.Condition(lock)  # a chunk was written, or nothing more will be
-        self._work = threading.Condition(lock)  # something is to be done
-        self._head = threading.Condition(lock)  # the next chunk to be written is encoded
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # something is to be done
+        self._head = threading.Condition(self._lock)  # the next chunk to be written is encoded
+        # Free once a chunk was written, or nothing more will be. The caller may be interrupted, and a condition would
+        # be left without its lock: a caller waits for none, and takes the lock itself.
+        self._room = threading.Lock()
+        self._room.acquire()
         # They end with the process, so that what still runs when the interpreter exits may close a file.
         self._threads = [
             threading.Thread(target=self._encode_all, name=f"tuner-encode-{index}", daemon=True)
@@ -128,7 +132,7 @@ class Pipeline:
     @property
     def backlog(self) -> int:
         """Chunks that are not encoded yet."""
-        with self._room:
+        with self._lock:
             return len(self._pending) - self._encoded
 
     @property
@@ -142,36 +146,49 @@ class Pipeline:
         The batch's frames must stay as they are until `write` has been called, or `depth` chunks later. The chunks of a
         batch come one after the other. Another `encoder` may be given, which is not closed.
         """
-        with self._room:
-            while len(self._pending) >= self.depth and self._error is None:
-                self._room.wait()
-            self._raise()
-            if self._row is None or self._row.batch is not batch:
-                self._row = _Row(batch)
-                self._todo.append(self._row)
-            chunk = _Chunk(place, self._row, corner, encoder or self._encoder)
-            self._pending.append(chunk)
-            if self._row.prepared:
-                self._todo.append(chunk)
-            else:
-                self._row.chunks.append(chunk)
-            self._work.notify()
+        while True:
+            with self._lock:
+                self._raise()
+                if len(self._pending) < self.depth:
+                    if self._row is None or self._row.batch is not batch:
+                        row = _Row(batch)
+                        self._todo.append(row)
+                        self._row = row
+                    chunk = _Chunk(place, self._row, corner, encoder or self._encoder)
+                    # Pending last: interrupted in between, it is encoded for nothing, and nobody waits for it.
+                    (self._todo if self._row.prepared else self._row.chunks).append(chunk)
+                    self._pending.append(chunk)
+                    self._work.notify()
+                    return
+            self._wait()
 
     def drain(self) -> None:
         """Wait until everything put in has been written."""
-        with self._room:
-            while self._pending and self._error is None:
-                self._room.wait()
-            self._raise()
+        while True:
+            with self._lock:
+                self._raise()
+                if not self._pending:
+                    return
+            self._wait()
 
     def close(self) -> None:
         """Drop what has not been written, let the threads and the encoder go; what is being done is done first."""
-        with self._room:
+        with self._lock:
             self._closed = True
             self._drop()
         for thread in self._threads:
             thread.join()
         self._encoder.close()
+
+    def _wait(self) -> None:
+        """Wait until the next chunk was written, or none will be."""
+        with self._lock:
+            self._work.notify()  # an interrupt may have come after something was to be done, and before that was told
+        self._room.acquire()
+
+    def _look_again(self) -> None:
+        if self._room.locked():
+            self._room.release()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -182,8 +199,9 @@ class Pipeline:
         self._pending.clear()
         self._encoded = 0
         self._row = None
-        for condition in (self._room, self._work, self._head):
+        for condition in (self._work, self._head):
             condition.notify_all()
+        self._look_again()
 
     def _encode_all(self) -> None:
         while True:
@@ -244,7 +262,7 @@ class Pipeline:
             error = raised
         with self._head:
             chunk.frame, chunk.error = frame, error
-            if not self._closed and self._error is None:
+            if chunk in self._pending and not self._closed and self._error is None:
                 self._encoded += 1
                 if chunk is self._pending[0]:
                     self._head.notify()
@@ -264,7 +282,7 @@ class Pipeline:
                     self._write(chunk.place, chunk.frame)
                 except BaseException as raised:
                     error = raised
-            with self._room:
+            with self._lock:
                 if self._closed:
                     return
                 if error is not None:
@@ -276,7 +294,7 @@ class Pipeline:
                     self._encoded -= 1
                     if chunk.memory is not None:
                         self._memory.append(chunk.memory)
-                    self._room.notify()
+                    self._look_again()
             del chunk
 
     def _next_is_ready(self) -> bool:
