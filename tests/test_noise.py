@@ -56,6 +56,16 @@ def test_flux_that_changes_is_not_noise() -> None:
         assert 0.9 < noise.gain < 1.1
 
 
+@pytest.mark.parametrize("blank", [1, 3])
+def test_frames_without_light_are_no_repeats_of_others(blank: int) -> None:
+    # A fixed pattern, so that neighbours do not tell the noise.
+    pattern = np.random.default_rng(0).gamma(30, 20, (256, 256))
+    frames = np.concatenate([expose(pattern, 8 - blank), np.zeros((blank, 256, 256), np.int32)])
+    believed = estimate(stack_of(frames), [frames])[0]
+    assert believed.source == "differences of consecutive frames"
+    assert believed.variance(np.array(600.0)) == pytest.approx(600, rel=0.1)
+
+
 def test_a_scene_that_changes_does_not_raise_the_estimate_taken() -> None:
     frames = np.concatenate([expose(1000 * np.roll(SLOPE, 20 * shift, 0), 1, seed=shift) for shift in range(4)])
     taken, other = estimate(stack_of(frames), [frames])

@@ -22,6 +22,9 @@ _TILE = {1: 64, 2: 16}
 #: Tiles of similar intensity that give one point of the fit, at least, and points at most.
 _TILES_A_POINT, _POINTS = 16, 32
 
+#: Frames repeat each other if one has so much of the light of the other: not where a beam was lost or a shutter shut.
+_ALIKE = 0.5
+
 #: Flats and darks that are read, at most.
 _CALIBRATION_FRAMES = 8
 
@@ -202,13 +205,15 @@ def _repeats(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np
     For frames a and b of equal expectation but for the flux, with r the ratio of their sums,
     ``Var(a - r b) = gain a (1 + r) + read_noise**2 (1 + r**2)``, which is twice the variance for r = 1.
     """
-    points = []
+    points, alike = [], []
     for first in range(0, len(frames) - 1, 2):
         both = valid[first] & valid[first + 1]
         a, b = (np.where(both, frames[i], 0).astype(np.float64) for i in (first, first + 1))
-        ratio = a.sum() / b.sum() if 0 < a.sum() < np.inf and 0 < b.sum() < np.inf else 1.0
+        light = sorted((a.sum(), b.sum()))
+        ratio = a.sum() / b.sum() if light[0] > 0 and light[1] < np.inf else 1.0
         points.append(_tiles((a + ratio * b)[None] / 2, ((a - ratio * b) ** 2)[None] / (1 + ratio), both[None]))
-    return _join(points)
+        alike.append(light[0] < 0 or light[0] >= _ALIKE * light[1])  # of a difference to darks, sums tell no light
+    return _join([point for point, one in zip(points, alike, strict=True) if one] or points)
 
 
 def _neighbours(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
