@@ -57,6 +57,15 @@ def test_the_autocorrelation_is_the_sum_over_all_pairs(residual: NDArray[np.floa
         assert np.isnan(found[place]) if not any(lag) else np.isclose(found[place], wanted, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["picture.xyz", "picture.jpg", "picture"])
+def test_a_picture_is_a_png(name: str, tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, np.random.default_rng(0).poisson(100, (2, 40, 50)).astype(np.uint16))
+    with pytest.raises(InputError, match=r"must end in \.png, got "):
+        draw(profile_for(stack, Sigma(1.0)), stack, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    stack.close()
+
+
 def test_its_numbers_are_the_qualities_of_the_frame(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).poisson(100, (3, 80, 120)).astype(np.uint16)
     stack, steps = stack_of(tmp_path, frames), (Sigma(1.0),)

@@ -53,8 +53,11 @@ def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: in
     Raises
     ------
     InputError
-        Where the profile is for other frames or keeps every pixel, and where the frame does not exist.
+        Where the profile is for other frames or keeps every pixel, where the frame does not exist, and where the path
+        is not that of a PNG.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"{path}: must end in .png, got {Path(path).suffix or 'no ending'}")
     profile.match.check(stack.dtype, stack.frame_shape, stack.name)
     stack = reduced(stack, profile.reduce)
     if not profile.config.steps:
