@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import resource
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.opening import open_writer
 from tuner.apply.recover import recover
+from tuner.apply.scan_file import closing_once
 from tuner.apply.writer import Writer
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerError
@@ -345,6 +347,18 @@ def test_a_file_that_cannot_be_saved_is_let_go_of(tmp_path: Path, access: str, h
     else:
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_failed_first_is_told_and_not_what_follows_as_the_file_is_closed(tmp_path: Path) -> None:
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(RuntimeError, match="File too large"), closing_once(h5py.File(tmp_path / "a", "w")) as file:
+            for number in range(200):
+                file[f"{number}/data"] = np.arange(9)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, most))
+            file.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
 
 
 @pytest.mark.parametrize("access", ACCESSES)

@@ -294,11 +294,14 @@ def close_once(file: h5py.File) -> None:
 
 @contextlib.contextmanager
 def closing_once(file: h5py.File) -> Iterator[h5py.File]:
-    """A file for a block, after which it is closed by `close_once`."""
+    """A file for a block, after which it is closed by `close_once`; why the block failed counts, not what followed."""
     try:
         yield file
-    finally:
-        close_once(file)
+    except BaseException:
+        with contextlib.suppress(OSError, RuntimeError):
+            close_once(file)
+        raise
+    close_once(file)
 
 
 def sync_folder(folder: Path) -> None:
