@@ -24,9 +24,9 @@ lint: .venv/installed
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-# Kills, full disks and flipped bits at many more random points than `make test` takes.
+# Kills, interrupts, full disks and flipped bits at many more random points than `make test` takes: half an hour.
 test-faults: .venv/installed
-	TUNER_FAULTS=100 $(BIN)/pytest tests/test_kill.py tests/test_kill_modes.py tests/test_writer_safety.py tests/test_several_datasets.py tests/test_eiger.py tests/test_in_place.py tests/test_containers.py
+	TUNER_FAULTS=100 $(BIN)/pytest tests/test_pipeline.py tests/test_kill.py tests/test_kill_modes.py tests/test_writer_safety.py tests/test_several_datasets.py tests/test_eiger.py tests/test_in_place.py tests/test_containers.py
 
 quick: lint
 	$(BIN)/pytest -m "not slow"

@@ -351,12 +351,17 @@ def test_a_file_that_cannot_be_saved_is_let_go_of(tmp_path: Path, access: str, h
 
 def test_what_failed_first_is_told_and_not_what_follows_as_the_file_is_closed(tmp_path: Path) -> None:
     usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(RuntimeError, match="File too large"), closing_once(h5py.File(tmp_path / "a", "w")) as file:
+
+    def fill() -> None:
+        with closing_once(h5py.File(tmp_path / "a.h5", "w")) as file:
             for number in range(200):
                 file[f"{number}/data"] = np.arange(9)
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, most))
             file.flush()
+
+    try:
+        with pytest.raises(RuntimeError, match="File too large"):
+            fill()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
 
