@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_log as world
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from tuner.search import run
 from tuner.search.budget import Budget
 from tuner.search.find import find_profile
 from tuner.search.run import Progress, Result, Search, small_part
+from tuner.search.surrogate import Surrogate
 from tuner.simulate import simulate, write_nexus
 from tuner.space import Space, load_space
 
@@ -416,6 +418,15 @@ def test_what_was_good_before_is_measured_first(tmp_path: Path) -> None:
     watched = Watched(tmp_path, Budget(configurations=12), warm=warm)
     watched.run()
     assert watched.searched[:3] == warm
+
+
+def test_a_guided_search_begins_next_to_the_baseline_that_a_limit_of_speed_names(tmp_path: Path) -> None:
+    traits = next(iter(world.evaluations("new", 0.9, 1.2))).traits
+    goal = goal_of(None, ["ratio"], ["encode_mb_s >= 0.01 * bslz4"])
+    watched = Watched(tmp_path, Budget(configurations=9), goal, "portable", traits=traits)
+    watched.search.run(Surrogate.fit(world.log(12)))
+    first = watched.searched[0].blosc2
+    assert (first.codec, first.clevel, first.filters) == ("lz4", 5, ("bitshuffle",))
 
 
 def test_the_same_seed_finds_the_same(tmp_path: Path) -> None:

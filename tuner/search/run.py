@@ -22,7 +22,7 @@ from tuner.search.lossy import REPORTED
 from tuner.search.optimize import Proposer
 from tuner.search.result import Progress as Progress
 from tuner.search.result import Result as Result
-from tuner.search.seeds import often_right, settled_in
+from tuner.search.seeds import named_in, often_right, settled_in
 from tuner.search.surrogate import Data, Surrogate
 from tuner.space import Space
 from tuner.steps import Pixels
@@ -203,9 +203,10 @@ class Search:
         return self.budget.left(kept, min(FINALISTS, (self.budget.configurations or 0) // 4))
 
     def _seeds(self) -> list[Config]:
-        """What was right for this data before, and what is often right where no guide knows better."""
-        often = [] if self._guide else often_right(self._meter.sample)
-        return [settled_in(self._space, config) for config in (*self._warm, *often)]
+        """What was right for this data before; what its limits name, or without a guide what is often right."""
+        sample = self._meter.sample
+        others = named_in(self.goal, sample) if self._guide else often_right(sample)
+        return [settled_in(self._space, config) for config in (*self._warm, *others)]
 
     def _make_guide(self, surrogate: Surrogate) -> Guide | None:
         """The surrogate's guess over the whole space, mended by what is known; None where it can guess nothing."""

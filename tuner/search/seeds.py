@@ -1,4 +1,4 @@
-"""Where a search without a guide begins: what is often right, and what is next to the baselines."""
+"""Where a search begins: at what is often right, or with a guide, next to the baselines that its limits name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from tuner.config import Blosc2, Config
+from tuner.goal import Goal
 from tuner.measure.baseline import equivalents
 from tuner.read.sampling import Sample
 from tuner.space import Space
@@ -23,12 +24,26 @@ _CHUNK_NBYTES = 1 << 20
 
 def often_right(sample: Sample) -> list[Config]:
     """Good configurations for many data, in chunks of several frames where one is small, then of one."""
-    ndim, itemsize = len(sample.frame_shape), sample.dtype.itemsize
-    several = max(1, min(sample.longest, _CHUNK_NBYTES // max(1, math.prod(sample.frame_shape) * itemsize)))
-    blosc2s = [replace(b, typesize=itemsize) for b in (*_GOOD, *(c.blosc2 for c in equivalents(ndim).values()))]
+    blosc2s = (*_GOOD, *(config.blosc2 for config in equivalents(len(sample.frame_shape)).values()))
     # Small frames first several to a chunk: alone each pays for a frame's header.
-    depths = dict.fromkeys((1 << several.bit_length() - 1, 1))
-    return [Config((frames, *(-1,) * ndim), blosc2) for frames in depths for blosc2 in blosc2s]
+    return [_of_frames(sample, frames, blosc2) for frames in dict.fromkeys((_several(sample), 1)) for blosc2 in blosc2s]
+
+
+def named_in(goal: Goal, sample: Sample) -> list[Config]:
+    """What is next to the baselines whose speed a limit names: about as fast, it tells a guide where the limit is."""
+    known = equivalents(len(sample.frame_shape))
+    names = dict.fromkeys(c.name for c in goal.require if c.what.timed and c.name in known)
+    return [_of_frames(sample, _several(sample), known[name].blosc2) for name in names]
+
+
+def _several(sample: Sample) -> int:
+    """Frames in a chunk of about 1 MiB, a power of two."""
+    nbytes = math.prod(sample.frame_shape) * sample.dtype.itemsize
+    return 1 << max(1, min(sample.longest, _CHUNK_NBYTES // max(1, nbytes))).bit_length() - 1
+
+
+def _of_frames(sample: Sample, frames: int, blosc2: Blosc2) -> Config:
+    return Config((frames, *(-1,) * len(sample.frame_shape)), replace(blosc2, typesize=sample.dtype.itemsize))
 
 
 def settled_in(space: Space, config: Config) -> Config:
