@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerWarning
 from tuner.goal import load_goal
 from tuner.read.hdf5 import open_hdf5
 from tuner.read.npy import open_npy
@@ -107,6 +108,27 @@ def test_frames_that_were_never_written_are_told(tmp_path: Path) -> None:
     inspection, rows = told(open_hdf5(tmp_path / "scan.h5"))
     assert (inspection["frames"], inspection["written_frames"]) == (20, 8)
     assert rows["frames"] == "20 images of 40 x 50 pixels, of which 8 were written"
+
+
+@pytest.mark.parametrize(("mark", "told_of"), [(65535, True), (4095, True), (4000, False)])
+def test_gaps_that_nobody_marked_are_told(mark: int, told_of: bool, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(20, (6, 64, 64)).astype(np.uint32)
+    frames[:, :16] = mark
+    inspection, rows = told(saved(tmp_path, frames))
+    assert inspection["stuck_fraction"] == (0.25 if told_of else 0)
+    assert ("25 % of the pixels have the greatest in every frame: gaps?" in rows["range"]) == told_of
+
+
+@pytest.mark.usefixtures("empty_home")
+def test_a_lossy_search_warns_of_gaps_that_nobody_marked(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(200, (12, 64, 64)).astype(np.uint32)
+    frames[:, :16] = 65535
+    saved(tmp_path, frames).close()
+    about = {"space": "counting", "goal": "sub-noise", "noise": "gain=1", "surrogate": False, "budget": "8"}
+    with warnings.catch_warnings(record=True, category=TunerWarning) as told:
+        warnings.simplefilter("always")
+        find_profile([tmp_path / "frames.npy"], **about)  # type: ignore[arg-type]
+    assert any("frames.npy: 0.25 of the pixels are 65535 in every frame" in str(one.message) for one in told)
 
 
 def test_nothing_valid(tmp_path: Path) -> None:

@@ -199,6 +199,34 @@ TRAITS: dict[str, Callable[[Pixels], float]] = {
 }
 
 
+def stuck(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[int, float]:
+    """The greatest value, and the share of a frame's pixels that have it in all frames: perhaps gaps nobody marked.
+
+    The share is 0 for one frame, and where the value is not one that counters and converters end with, 2^n - 1 of 8
+    bits or more.
+
+    Parameters
+    ----------
+    frames : ndarray
+        Shape (n, *frame_shape).
+    valid : ndarray of bool
+        True where a pixel counts, same shape.
+
+    Examples
+    --------
+    >>> frames = np.array([[3, 7, 4095], [4095, 8, 4095]], "u4")
+    >>> stuck(frames, np.ones(frames.shape, bool))
+    (4095, 0.3333333333333333)
+    """
+    if len(frames) < 2 or not valid.any() or frames.dtype.kind == "b":
+        return 0, 0.0
+    greatest = frames[valid].max()
+    value = int(greatest) if np.isfinite(greatest) and greatest >= 255 else 0
+    if value != greatest or value & (value + 1):
+        return 0, 0.0
+    return value, float(((frames == greatest) & valid).all(axis=0).mean())
+
+
 def common_step(values: NDArray[Any]) -> float:
     """The greatest number of which all values are multiples; 0 for none, for zeros, and for floats without a step.
 

@@ -14,7 +14,7 @@ from tuner.noise import entropy_bound
 from tuner.read.sampling import Sample, with_repeats
 from tuner.report.suggestion import Suggestion, suggestion
 from tuner.stack import Kind, Stack
-from tuner.traits import traits
+from tuner.traits import stuck, traits
 
 
 def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         },
         "traits": found,
         "always_zero_fraction": _always_zero(frames, valid),
+        "stuck_fraction": stuck(frames, valid)[1],
         "photon_counting": stack.photon_counting,
         "noise": modelled,
         "suggestion": asdict(suggested) if suggested else None,
@@ -175,8 +176,11 @@ def _value_rows(inspection: dict[str, Any]) -> list[tuple[str, str]]:
         return [*rows, ("values", "none that is valid")]
     fraction = inspection["always_zero_fraction"]
     always = f" ({_percent(fraction)} of the pixels are 0 in every frame)" if fraction else ""
+    alike = inspection["stuck_fraction"]
+    gaps = f" ({_percent(alike)} of the pixels have the greatest in every frame: gaps?)" if alike else ""
+    span = f"{_number(found['minimum'])} to {_number(found['maximum'])}, mean {_number(found['mean'], 4)}"
     rows += [
-        ("range", f"{_number(found['minimum'])} to {_number(found['maximum'])}, mean {_number(found['mean'], 4)}"),
+        ("range", span + gaps),
         ("zeros", _percent(found["zero_fraction"]) + always),
         ("bits used", f"{found['effective_bits']:.0f} of {_bits(inspection['dtype'])}"),
     ]

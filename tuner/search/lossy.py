@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuner.config import Blosc2, Config
-from tuner.errors import InputError
+from tuner.errors import InputError, TunerWarning
 from tuner.estimate import Doubt, doubts, estimate
 from tuner.evaluation import Evaluation, Log
 from tuner.goal import Constraint, Goal, Judge, broken
@@ -22,7 +23,7 @@ from tuner.steps import Pixels, Step, check_steps, prepare
 from tuner.steps.information import informative_bits
 from tuner.steps.pointwise import Pointwise
 from tuner.steps.uniform import Mantissa
-from tuner.traits import traits
+from tuner.traits import stuck, traits
 
 #: What of quality every lossy profile reports, whatever its goal requires.
 REPORTED = ("mask_violations", "max_abs_error", "max_error_sigma", "dose_cost", "bias_sigma")
@@ -79,6 +80,14 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     frames = np.concatenate([run.frames for run in sample.runs])
     valid = stack.valid(frames)
     step = 1.0 if frames.dtype.kind != "f" else traits(frames, valid, stack.saturated(frames))["step"]
+    value, share = stuck(frames, valid)
+    if share:
+        text = (
+            f"{share:.2g} of the pixels are {value} in every frame that was looked at: if these are gaps, _FillValue of"
+        )
+        warnings.warn(
+            f"{stack.name}: {text} the dataset must say so, or they may be rounded", TunerWarning, stacklevel=4
+        )
     estimates = estimate(stack, runs)
     if given is None and not estimates:
         raise InputError(f"{stack.name}: --noise must be given, as the data tells none")
