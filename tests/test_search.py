@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -420,11 +421,12 @@ def test_what_was_good_before_is_measured_first(tmp_path: Path) -> None:
     assert watched.searched[:3] == warm
 
 
-def test_a_guided_search_begins_next_to_the_baseline_that_a_limit_of_speed_names(tmp_path: Path) -> None:
+def test_a_guided_search_begins_next_to_the_baseline_whose_speed_is_asked_for(tmp_path: Path) -> None:
     traits = next(iter(world.evaluations("new", 0.9, 1.2))).traits
-    goal = goal_of(None, ["ratio"], ["encode_mb_s >= 0.01 * bslz4"])
+    goal = goal_of(None, ["ratio"], ["encode_mb_s >= 0.7 * bslz4"])
     watched = Watched(tmp_path, Budget(configurations=9), goal, "portable", traits=traits)
-    watched.search.run(Surrogate.fit(world.log(12)))
+    with contextlib.suppress(UnsatisfiableError):  # what meets it is the machine's
+        watched.search.run(Surrogate.fit(world.log(12)))
     first = watched.searched[0].blosc2
     assert (first.codec, first.clevel, first.filters) == ("lz4", 5, ("bitshuffle",))
 

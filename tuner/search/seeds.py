@@ -18,6 +18,8 @@ _GOOD = (
     Blosc2("lz4", clevel=1, filters=("bitshuffle",), splitmode="never", blocksize=1 << 17),
     Blosc2("zstd", clevel=1, filters=("shuffle",), splitmode="always", blocksize=1 << 18),
 )
+#: A limit of less than this much of a baseline's speed is not where that baseline is.
+_NEAR = 0.7
 #: Bytes of a chunk below which the header of its frame tells.
 _CHUNK_NBYTES = 1 << 20
 
@@ -30,9 +32,9 @@ def often_right(sample: Sample) -> list[Config]:
 
 
 def named_in(goal: Goal, sample: Sample) -> list[Config]:
-    """What is next to the baselines whose speed a limit names: about as fast, it tells a guide where the limit is."""
+    """What is next to the baselines whose speed is asked for: about as fast, it tells a guide where the limit is."""
     known = equivalents(len(sample.frame_shape))
-    names = dict.fromkeys(c.name for c in goal.require if c.what.timed and c.name in known)
+    names = dict.fromkeys(c.name for c in goal.require if c.what.timed and c.name in known and c.limit >= _NEAR)
     return [_of_frames(sample, _several(sample), known[name].blosc2) for name in names]
 
 
