@@ -171,6 +171,33 @@ def test_what_was_never_written_stays_so(tmp_path: Path) -> None:
         assert (file["x"][12] == 2).all()
 
 
+@pytest.mark.parametrize("kind", ["virtual", "uncovered", "master"])
+def test_what_was_never_written_reads_as_before_whichever_file_says_so(tmp_path: Path, kind: str) -> None:
+    """`apply` compares each frame."""
+    for number, fill in ((1, 65535), (2, 7)):
+        with h5py.File(tmp_path / f"scan_data_{number:06d}.h5", "w") as file:
+            part = file.create_dataset("entry/data/data", (8, 6, 8), "u2", chunks=(1, 6, 8), fillvalue=fill)
+            part[:5] = 3
+    with h5py.File(tmp_path / "scan_master.h5", "w") as file:
+        group = file.create_group("entry/data")
+        if kind == "master":
+            for number in (1, 2):
+                group[f"data_{number:06d}"] = h5py.ExternalLink(f"scan_data_{number:06d}.h5", "/entry/data/data")
+        else:
+            layout = h5py.VirtualLayout((20, 6, 8), "u2")
+            for number in (1, 2):
+                source = h5py.VirtualSource(f"scan_data_{number:06d}.h5", "entry/data/data", (8, 6, 8))
+                layout[8 * number - 8 : 8 * number] = source
+            group.create_virtual_dataset("data", layout, fillvalue=9 if kind == "uncovered" else 65535)
+    told = apply(profile(), tmp_path / "scan_master.h5", tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        seen = file["entry/data/data"][:, 0, 0].tolist()
+        assert file["entry/data/data"].id.get_num_chunks() < len(seen), "what reads as the fill value needs no chunk"
+    assert seen[:16] == [*[3] * 5, *[65535] * 3, *[3] * 5, *[7] * 3]
+    assert seen[16:] == {"virtual": [65535] * 4, "uncovered": [9] * 4, "master": []}[kind]
+    assert told["missing_frames"] == len(seen) - 10
+
+
 def test_what_was_never_written_is_no_gain(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         data = file.create_dataset("x", (20, 40, 50), "i4", chunks=(1, 40, 50))

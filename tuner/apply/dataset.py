@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
 from tuner.container import Container
 from tuner.profile import Profile
+from tuner.stack import Stack
 from tuner.steps.reduced import reductions_to
 
 
@@ -49,6 +50,15 @@ def create_dataset(
         properties,
     )
     return h5py.Dataset(identifier)
+
+
+def fill_of_missing(stack: Stack) -> Any:
+    """What the first frame reads as that was never written, whichever file says so; None where all were."""
+    stored = stack.source.stored_bytes()
+    if stored is None or stored.all():
+        return None
+    first = int(stored.argmin())
+    return stack.read(first, first + 1).ravel()[0]
 
 
 def to_older_index(dataset: h5py.Dataset) -> None:

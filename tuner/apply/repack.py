@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tuner.apply.cut import corners, slabs, tiles_of
 from tuner.apply.data_files import DataFiles, becomes_eiger, frames_of_a_file
-from tuner.apply.dataset import create_dataset, stamp, stamp_fallbacks, stamp_kept, stamped_steps
+from tuner.apply.dataset import create_dataset, fill_of_missing, stamp, stamp_fallbacks, stamp_kept, stamped_steps
 from tuner.apply.master import add_eiger_detector, check_eiger, count_images, data_files
 from tuner.apply.metadata import Metadata, note, reduced_fill
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
@@ -209,8 +209,11 @@ class _Plan:
             stamp_kept(dataset, kept)
         return dataset
 
-    def fill(self, dataset: h5py.Dataset, workers: int) -> None:
-        """Encode the stack into its dataset, a row of chunks at a time, without what was never written."""
+    def fill(self, dataset: h5py.Dataset, workers: int, same_fill: bool = False) -> None:
+        """Encode the stack into its dataset, a row of chunks at a time, without what was never written.
+
+        Without `same_fill` that may read as the fill value of any of several files; where it is another it is written.
+        """
         stack = self.stack
         stored = stack.source.stored_bytes()
         tiles = tiles_of(stack.frame_shape, self.encoder.chunk_shape[1:])
@@ -223,9 +226,12 @@ class _Plan:
         pipeline = Pipeline(self.encoder, write, workers, depth=depth)
         try:
             for slab in slabs(stack.lead_shape, self.lead_chunk):
-                if stored is not None and not stored[slab.start : slab.stop].any():
+                missing = stored is not None and not stored[slab.start : slab.stop].any()
+                if missing and same_fill:
                     continue
                 frames = stack.read(slab.start, slab.stop)
+                if missing and frames.tobytes() == np.full_like(frames, dataset.fillvalue).tobytes():
+                    continue
                 batch = Batch(frames, self.preparation, kept_of(stack, slab.start, slab.stop))
                 for corner in corners(frames.shape, self.encoder.chunk_shape):
                     pipeline.put((*slab.corner, *corner[1:]), batch, corner)
@@ -338,7 +344,6 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
     stack = plan.stack
     joined = len(source.datasets) > 1
     made: list[h5py.Dataset] = []
-
     reduction = isinstance(stack.source, Reduced)
 
     def make(group: h5py.Group, name: str, original: h5py.Dataset) -> h5py.Dataset:
@@ -348,6 +353,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         real = not joined and not original.is_virtual and not reduction
         defined = original.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
         fill = original.fillvalue if real and defined else reduced_fill(stack) if reduction else None
+        fill = fill if real or reduction else fill_of_missing(stack)
         new = plan.create(group, name, original.maxshape if real else stack.shape, fill)
         if (joined or reduction) and "image_nr_low" in original.attrs:
             new.attrs["image_nr_low"] = original.attrs["image_nr_low"]
@@ -359,7 +365,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         metadata = Metadata(original, stack) if reduction else None
         copy_tree(original, file, source.datasets, make, None if metadata is None else metadata.rewrite)
         add_process(file, made[0].name, plan.profile, plan.encoder.container)
-        plan.fill(made[0], workers)
+        plan.fill(made[0], workers, reduction or not (joined or original[source.datasets[0]].is_virtual))
         if metadata is not None:
             note(made[0], stack)
             if metadata.left:
