@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from killing import Victims, write
 
-from tuner.apply.recover import recover
+from tuner.apply.recover import check_unused, recover
 from tuner.errors import InputError
 from tuner.read import open_stacks
 
@@ -183,6 +184,28 @@ def test_an_interrupted_writer_leaves_files_without_a_gap(victims: Victims, tmp_
             assert len(file["entry/data/data"]) == written
         right(path, written)
         assert not list(tmp_path.glob(".*"))
+
+
+def test_processes_that_end_meanwhile_are_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    path.touch()
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            for process in [subprocess.Popen(["true"]) for _ in range(5)]:
+                process.wait()
+
+    crowd = [threading.Thread(target=come_and_go) for _ in range(2)]
+    for thread in crowd:
+        thread.start()
+    try:
+        for _ in range(100):
+            check_unused(path)
+    finally:
+        done.set()
+        for thread in crowd:
+            thread.join()
 
 
 def test_a_file_that_is_being_written_is_not_recovered(victims: Victims, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def _finish(part: Path, path: Path, name: str) -> bool:
 def check_unused(path: Path) -> None:
     """Raise InputError where a process on this machine has the file open for writing."""
     target = path.stat()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+    for descriptor in _descriptors():
         try:
             there = descriptor.stat()
             if (there.st_dev, there.st_ino) != (target.st_dev, target.st_ino):
@@ -263,3 +263,10 @@ def check_unused(path: Path) -> None:
         flags = int(re.search(r"flags:\s*(\d+)", info)[1], 8)  # type: ignore[index]
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise InputError(f"{path}: must not be in use, is being written by process {descriptor.parts[2]}")
+
+
+def _descriptors() -> Iterator[Path]:
+    """What processes have open, as links in /proc; a process may end while it is looked at."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield from list((process / "fd").iterdir())
