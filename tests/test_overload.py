@@ -28,7 +28,7 @@ from tuner.profile import Match, Profile
 from tuner.steps import Uniform
 
 SHAPE = (256, 256)
-DEPTH = 6
+DEPTH = 12
 
 
 def profile(steps: tuple[Any, ...] = (), chunks: tuple[int, ...] = (1, -1, -1)) -> Profile:
@@ -276,7 +276,7 @@ def test_what_cannot_be_taken_is_refused_and_the_scan_goes_on(tmp_path: Path, di
         for number in taken:
             writer.append(frames[number])
         for frame in frames[len(taken) :]:
-            with pytest.raises(OverloadError, match=f"frames 13 to 13 come too fast: {DEPTH} chunks wait"):
+            with pytest.raises(OverloadError, match=f"frames {len(taken)} to {len(taken)} come too fast: {DEPTH} chunks wait"):
                 writer.append(frame)
         disk.running.set()
         writer.flush()

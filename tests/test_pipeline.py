@@ -109,7 +109,7 @@ def test_no_more_than_depth_chunks_are_in_flight(depth: int | None) -> None:
     assert written == put
     assert pipeline.waiting == pipeline.backlog == 0
     pipeline.close()
-    assert most <= pipeline.depth == (depth or 6)
+    assert most <= pipeline.depth == (depth or 12)
 
 
 def test_a_batch_is_prepared_while_another_is() -> None:

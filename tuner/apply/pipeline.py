@@ -31,7 +31,9 @@ def default_workers() -> int:
 
 
 def depth_of(workers: int, chunks: int = 1) -> int:
-    """How many chunks are in flight at most: 2 * workers + 2, or those of workers + 1 batches where that is more.
+    """How many chunks are in flight at most: 2 * workers + 8, or those of workers + 1 batches where that is more.
+
+    With two for each thread alone, on few cores, threads wait for the caller's copy (decision 19).
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def depth_of(workers: int, chunks: int = 1) -> int:
     chunks : int
         That a batch with steps is cut into: while one batch is encoded, others are prepared.
     """
-    return max(2 * workers + 2, (workers + 1) * chunks)
+    return max(2 * workers + 8, (workers + 1) * chunks)
 
 
 @dataclass(slots=True, eq=False)

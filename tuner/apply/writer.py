@@ -42,7 +42,7 @@ Frames = NDArray[Any] | list[CompressedFrame]
 class Writer:
     """Encodes frames in threads and writes them in order; made by `open_writer`, used by one thread.
 
-    Frames collect in memory until a chunk is full. At most 2 * workers + 2 chunks wait to be encoded or written, beyond
+    Frames collect in memory until a chunk is full. At most 2 * workers + 8 chunks wait to be encoded or written, beyond
     that `append` blocks: the memory used is that of as many chunks, and of one row of chunks being filled; of as many
     rows where frames come out of order. The file is not locked, so that other processes may read it meanwhile.
     Beyond what `flush` acknowledged, a process killed in the middle of one may leave frames that cannot be read or that
