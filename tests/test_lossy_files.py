@@ -14,11 +14,16 @@ from foreign import read_elsewhere
 from numpy.typing import NDArray
 
 from tuner import load_profile, open_writer
+from tuner.apply.foreign import verify_written
+from tuner.apply.prepare import Preparation
+from tuner.apply.repack import repack
 from tuner.cli import main
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError
 from tuner.noise import Noise
 from tuner.profile import Invalid, Match, Profile
+from tuner.read import open_stacks
+from tuner.steps.noise_aware import Sigma
 from tuner.steps.uniform import Uniform
 
 #: A process that has only h5py, hdf5plugin and numpy.
@@ -144,6 +149,27 @@ def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsy
     assert "was written lossily before" in capsys.readouterr().err
     assert run("apply", "--again", profile, out, tmp_path / "again.h5") == 0
     assert np.array_equal(read_elsewhere(tmp_path / "again.h5"), read_elsewhere(out))
+
+
+@pytest.mark.parametrize("fill", [None, 101])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_frames_that_were_never_written_are_not_rounded(tmp_path: Path, fill: int | None, chunk: int) -> None:
+    path, out = tmp_path / "scan.h5", tmp_path / "out.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("x", (20, 40, 50), "u2", chunks=(1, 40, 50), fillvalue=fill)
+        data[:6] = np.random.default_rng(0).poisson(500, (6, 40, 50))
+    noise = Noise(2.18, 100, 3.5, "given").floored(1.0)
+    lossless = Config((chunk, -1, -1))
+    config = replace(lossless, steps=(Sigma(0.99),))
+    profile = Profile("test", Match("uint16"), config, lossless, Invalid((65535,)), noise)
+    (stack,) = open_stacks([path])
+    repack(profile, [stack], [path], out)
+    verify_written(stack, out, preparation=Preparation.of_stack(profile, stack))
+    stack.close()
+    with h5py.File(path) as before, h5py.File(out) as after:
+        assert (after["x"][6:] == before["x"][6:]).all()
+        assert (after["x"][:6] != before["x"][:6]).any()
+        assert after["x"].attrs["tuner_lossless_frames"].tolist() == [[6, 20]]
 
 
 def test_applying_tells_the_ratio_of_data_frames_apart(

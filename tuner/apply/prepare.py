@@ -97,8 +97,16 @@ class Preparation:
 
 
 def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:
-    """Which frames of a stack stay as they are: all but data, as flats and darks are divided into every frame."""
-    return None if stack.kinds is None else stack.kinds[start:stop] != Kind.DATA
+    """Which frames of a stack stay as they are: all but data, as flats and darks are divided into every frame.
+
+    So do frames that were never written, which read as a fill value. None where there is none of either.
+    """
+    other = None if stack.kinds is None else stack.kinds[start:stop] != Kind.DATA
+    stored = stack.source.stored_bytes()
+    if stored is None or stored[start:stop].all():
+        return other
+    missing: NDArray[np.bool_] = stored[start:stop] == 0
+    return missing if other is None else missing | other
 
 
 class Batch:

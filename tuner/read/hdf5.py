@@ -58,6 +58,8 @@ class Hdf5Source:
         self._ends = np.cumsum([int(np.prod(lead, dtype=np.int64)) for lead in self._leads])
         self._file: h5py.File | None = None
         self._open: h5py.Dataset | None = None
+        self._stored: NDArray[np.int64] | None = None
+        self._asked = False
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape), in native byte order.
@@ -96,7 +98,15 @@ class Hdf5Source:
         return self._open
 
     def stored_bytes(self) -> NDArray[np.int64] | None:
-        """Bytes that each frame takes in its file, shape (frames,); 0 where never written; None if unknown."""
+        """Bytes that each frame takes in its file, shape (frames,); 0 where never written; None if unknown.
+
+        As they were when it was asked first.
+        """
+        if not self._asked:
+            self._stored, self._asked = self._stored_bytes(), True
+        return self._stored
+
+    def _stored_bytes(self) -> NDArray[np.int64] | None:
         parts = []
         with open_file(self.path) as file, refusing_damage(f"{self.path}: is cut or damaged"):
             for name in self.datasets:
