@@ -561,3 +561,20 @@ def test_analyses_take_the_geometry_of_reduced_frames(tmp_path: Path) -> None:
         # A sum of four pixels of the same ring; a wrong centre would smear it.
         assert peaks[1] == pytest.approx(4 * peaks[0], rel=0.1)
     original.close()
+
+
+@pytest.mark.parametrize("fill", [None, 5])
+@pytest.mark.parametrize("words", ["bin=2", "sum=4", "bin=2,sum=4", "crop=0:0:20:20", "triage=1:1:3:5"])
+def test_what_was_never_written_counts_in_no_sum(tmp_path: Path, words: str, fill: int | None) -> None:
+    """A foreign reader compares; of a sum that misses a part, nothing is known."""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        data = file.create_dataset("x", FRAMES.shape, "u2", chunks=(1, *FRAMES.shape[1:]), fillvalue=fill)
+        data[:6] = FRAMES[:6]
+    target, _, view = write(tmp_path / "scan.h5", words)
+    stored = view.source.stored_bytes()
+    assert stored is not None
+    with h5py.File(target) as file:
+        written = file["x"][()]
+    assert 0 < np.count_nonzero(stored) < len(stored)
+    assert (written[stored == 0] == np.iinfo(written.dtype).max).all()
+    assert not (written[stored > 0] == np.iinfo(written.dtype).max).any()

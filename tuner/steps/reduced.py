@@ -177,7 +177,7 @@ class Reduced:
     """Which are kept though triage leaves their like out, shape (frames,)."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Frames `start` to `stop`, shape (stop - start, *frame_shape)."""
+        """Frames `start` to `stop`, shape (stop - start, *frame_shape); of what was never written nothing counts."""
         each = self.chain.each
         several = max(1, _BATCH_NBYTES // max(1, each * self.original.frame_nbytes))
         frames = np.empty((stop - start, *self.chain.after.frame_shape), self.chain.after.dtype)
@@ -188,14 +188,20 @@ class Reduced:
             whole = [self.original.read(int(run[0]), int(run[-1]) + each) for run in runs]
             pieces = whole[0] if len(whole) == 1 else np.concatenate(whole)
             frames[first - start : first - start + len(starts)] = self.chain.frames(pieces)
+        stored = self._stored(self.starts[start:stop])
+        if stored is not None:
+            frames[stored == 0] = self.chain.after.filler
         return frames
 
     def stored_bytes(self) -> NDArray[np.int64] | None:
         """Bytes that what each frame is made of takes in its file; 0 where a part of it was never written."""
+        return self._stored(self.starts)
+
+    def _stored(self, starts: NDArray[np.int64]) -> NDArray[np.int64] | None:
         stored = self.original.source.stored_bytes()
         if stored is None:
             return None
-        parts = stored[self.starts[:, None] + np.arange(self.chain.each)]
+        parts = stored[starts[:, None] + np.arange(self.chain.each)]
         return np.where((parts > 0).all(axis=1), parts.sum(axis=1), 0)
 
     def close(self) -> None:
