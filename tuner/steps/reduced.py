@@ -175,6 +175,8 @@ class Reduced:
     """For each frame the number of the first frame that it is made of, shape (frames,)."""
     audited: NDArray[np.bool_]
     """Which are kept though triage leaves their like out, shape (frames,)."""
+    stored: NDArray[np.int64] | None
+    """Bytes that what each is made of takes in its file; 0 where a part was never written; None if unknown."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape); of what was never written nothing counts."""
@@ -188,21 +190,13 @@ class Reduced:
             whole = [self.original.read(int(run[0]), int(run[-1]) + each) for run in runs]
             pieces = whole[0] if len(whole) == 1 else np.concatenate(whole)
             frames[first - start : first - start + len(starts)] = self.chain.frames(pieces)
-        stored = self._stored(self.starts[start:stop])
-        if stored is not None:
-            frames[stored == 0] = self.chain.after.filler
+        if self.stored is not None:
+            frames[self.stored[start:stop] == 0] = self.chain.after.filler
         return frames
 
     def stored_bytes(self) -> NDArray[np.int64] | None:
         """Bytes that what each frame is made of takes in its file; 0 where a part of it was never written."""
-        return self._stored(self.starts)
-
-    def _stored(self, starts: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        stored = self.original.source.stored_bytes()
-        if stored is None:
-            return None
-        parts = stored[starts[:, None] + np.arange(self.chain.each)]
-        return np.where((parts > 0).all(axis=1), parts.sum(axis=1), 0)
+        return self.stored
 
     def close(self) -> None:
         """Let go of the file."""
@@ -245,7 +239,7 @@ def reduced(stack: Stack, reductions: Sequence[Reduction]) -> Stack:
         stack,
         shape=(*((len(starts),) if renumbered else stack.lead_shape), *form.frame_shape),
         dtype=form.dtype,
-        source=Reduced(stack, chain, starts, audited),
+        source=Reduced(stack, chain, starts, audited, _stored(stack, starts, chain.each)),
         mask=form.mask,
         invalid=form.marks.invalid,
         saturation=form.marks.saturation,
@@ -255,6 +249,14 @@ def reduced(stack: Stack, reductions: Sequence[Reduction]) -> Stack:
         darks=None if stack.darks is None else reduced(stack.darks, of_pixels),
         photon_counting=form.photon_counting,
     )
+
+
+def _stored(stack: Stack, starts: NDArray[np.int64], each: int) -> NDArray[np.int64] | None:
+    stored = stack.source.stored_bytes()
+    if stored is None:
+        return None
+    parts = stored[starts[:, None] + np.arange(each)]
+    return np.where((parts > 0).all(axis=1), parts.sum(axis=1), 0)
 
 
 def _starts(stack: Stack, chain: Chain) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
