@@ -192,14 +192,16 @@ def test_prefer_takes_an_end_of_the_front(scan: Path, tmp_path: Path, capsys: py
 
 def test_a_storage_mirrors_every_trial(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import optuna
+    from sqlalchemy.pool import NullPool
 
     url = f"sqlite:///{tmp_path}/trials.db"
     assert run("search", scan, "-o", tmp_path / "scan.yaml", "--storage", url, "--json", *BRIEF) == 0
     log = Path(json.loads(capsys.readouterr().out)["log"])
     logged = [json.loads(line)["origin"] for line in log.read_text().splitlines()]
     searched = [origin for origin in logged if "baseline" not in origin and "finalist" not in origin]
-    (name,) = optuna.study.get_all_study_names(url)
-    trials = optuna.load_study(study_name=name, storage=url).trials
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    (name,) = optuna.study.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
     assert len(trials) == len(searched) > 0
 
 

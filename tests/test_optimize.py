@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.pool import NullPool
 
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerWarning
@@ -164,7 +165,8 @@ def test_proposals_learn() -> None:
 # What Optuna gets to see
 
 
-def load(storage: str) -> list[optuna.trial.FrozenTrial]:
+def load(url: str) -> list[optuna.trial.FrozenTrial]:
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
     (summary,) = optuna.get_all_study_summaries(storage)
     return optuna.load_study(study_name=summary.study_name, storage=storage).trials
 

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.pool import NullPool
 
 from tuner.choices import Choices
 from tuner.config import Config
@@ -315,7 +316,9 @@ def _distributions(space: Space, choices: Choices) -> dict[str, BaseDistribution
 def _mirror(storage: str, name: str, directions: Sequence[optuna.study.StudyDirection]) -> optuna.Study:
     """The study in a storage of the user's, to which the search's trials are copied."""
     try:
-        return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        # Without a pool nothing stays open between two trials: nobody has to close the database.
+        database = optuna.storages.RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
+        return optuna.create_study(storage=database, study_name=name, directions=directions, load_if_exists=True)
     except Exception as error:  # every database has exceptions of its own
         reason = str(error).partition("\n")[0]
         raise InputError(f"--storage must be the URL of a database that Optuna can write to: {reason}") from None
