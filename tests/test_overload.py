@@ -276,7 +276,8 @@ def test_what_cannot_be_taken_is_refused_and_the_scan_goes_on(tmp_path: Path, di
         for number in taken:
             writer.append(frames[number])
         for frame in frames[len(taken) :]:
-            with pytest.raises(OverloadError, match=f"frames {len(taken)} to {len(taken)} come too fast: {DEPTH} chunks wait"):
+            said = f"frames {len(taken)} to {len(taken)} come too fast: {DEPTH} chunks wait"
+            with pytest.raises(OverloadError, match=said):
                 writer.append(frame)
         disk.running.set()
         writer.flush()
