@@ -439,3 +439,20 @@ def test_fabio_and_silx_open_a_master_and_a_data_file(tmp_path: Path) -> None:
         assert (image.get_frame(6).data == 6).all()
     with fabio.open(str(tmp_path / "scan_data_000002.h5")) as image:
         assert (image.nframes, int(image.data[0, 0])) == (3, 5)
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_a_program_may_change_its_folder_while_it_writes(
+    tmp_path: Path, access: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    with opened(Path("scan.h5"), access=access, roll_every=3) as writer:
+        writer.append(numbered(0, 4))
+        monkeypatch.chdir(elsewhere)
+        writer.append(numbered(4, 8))
+        assert writer.sync() >= 6
+    assert seen(tmp_path / "scan.h5") == list(range(8))
+    assert writer.path == tmp_path / "scan.h5"
+    assert not list(elsewhere.iterdir())

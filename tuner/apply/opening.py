@@ -137,7 +137,8 @@ def open_writer(
     beside = path if isinstance(path, Writer) else None
     if beside is not None and (mode, access, layout) != ("x", "single", "nexus"):
         raise InputError("mode, access and layout must be left out for another dataset of a file, which has its own")
-    target = path.path if isinstance(path, Writer) else Path(path)
+    # A program may change its folder while it writes.
+    target = path.path if isinstance(path, Writer) else Path(path).absolute()
     if layout == "eiger":
         check_eiger(target, place, shape)
         if access != "rolling":
