@@ -151,6 +151,37 @@ def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsy
     assert np.array_equal(read_elsewhere(tmp_path / "again.h5"), read_elsewhere(out))
 
 
+def test_what_was_rounded_is_known_through_a_virtual_dataset_and_its_copy(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, virtual, profile = tmp_path / "out.h5", tmp_path / "virtual.h5", tmp_path / "p.yaml"
+    assert run("apply", profile, scan, out) == 0
+    with h5py.File(out) as written, h5py.File(virtual, "w") as file:
+        layout = h5py.VirtualLayout((12, 40, 60), "u2")
+        layout[:] = h5py.VirtualSource(written["entry/instrument/detector/data"])
+        file.create_virtual_dataset("entry/instrument/detector/data", layout)
+        for name in ("image_key", "pixel_mask", "saturation_value"):
+            file[f"entry/instrument/detector/{name}"] = written[f"entry/instrument/detector/{name}"][()]
+        file["entry/instrument/detector"].attrs["NX_class"] = "NXdetector"
+    capsys.readouterr()
+    assert run("apply", profile, virtual, tmp_path / "again.h5") == 2
+    assert "was written lossily before" in capsys.readouterr().err
+    # A lossless copy of it says so too.
+    lossless, copy = tmp_path / "lossless.yaml", tmp_path / "copy.h5"
+    profile_of(replace(PLAIN, steps=())).save(lossless)
+    assert run("apply", lossless, virtual, copy) == 0
+    with h5py.File(copy) as file:
+        assert json.loads(file["entry/instrument/detector/data"].attrs["tuner_steps"]) == [
+            {"step": "uniform", "width": 8}
+        ]
+    assert run("apply", profile, copy, tmp_path / "again.h5") == 2
+    # A search that may round warns that it holds its limits against what was rounded.
+    capsys.readouterr()
+    told = ("--space", "counting", "--noise", "gain=1", "--require", "max_error_sigma <= 0.5", "--budget", "8")
+    assert run("search", virtual, "-o", tmp_path / "found.yaml", *told, "--unguided", "--risk", "0.9") == 0
+    assert "was written lossily before" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fill", [None, 101])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_frames_that_were_never_written_are_not_rounded(tmp_path: Path, fill: int | None, chunk: int) -> None:

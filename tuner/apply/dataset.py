@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
 from tuner.container import Container
 from tuner.profile import Profile
+from tuner.read.hdf5 import Hdf5Source
+from tuner.read.storage import open_file, physical
 from tuner.stack import Stack
 from tuner.steps.reduced import reductions_to
 
@@ -97,10 +99,27 @@ def stamp_kept(dataset: h5py.Dataset, kept: NDArray[np.bool_]) -> None:
     dataset.attrs["tuner_lossless_frames"] = edges.reshape(-1, 2)
 
 
-def stamped_steps(dataset: h5py.Dataset) -> str:
-    """The reductions and steps that a dataset was written with, as JSON; empty where every pixel is as it was."""
-    stamped = [dataset.attrs.get(f"tuner_{what}", "") for what in ("reduce", "steps")]
-    return ", ".join(text for text in stamped if isinstance(text, str) and text)
+def stamp_past(dataset: h5py.Dataset, original: h5py.Dataset) -> None:
+    """Say on the copy of a dataset what was done before to the pixels that it is joined from, if nothing is said."""
+    for part in physical(original):
+        for name in ("tuner_reduce", "tuner_steps", "tuner_noise", "tuner_bounds"):
+            if name in part.attrs and name not in dataset.attrs:
+                dataset.attrs[name] = part.attrs[name]
+
+
+def done_before(stack: Stack) -> str:
+    """With which reductions and steps a stack was written, as JSON, and where; empty where every pixel is as it was.
+
+    A virtual dataset says nothing of it, the datasets that it is joined from do.
+    """
+    if isinstance(stack.source, Hdf5Source):
+        with open_file(stack.source.path) as file:
+            for name in stack.source.datasets:
+                for part in physical(file[name]):
+                    stamped = [part.attrs.get(f"tuner_{what}", "") for what in ("reduce", "steps")]
+                    if steps := ", ".join(text for text in stamped if isinstance(text, str) and text):
+                        return f"{name} was written lossily before ({steps})"
+    return ""
 
 
 def stamp_fallbacks(dataset: h5py.Dataset, encoder: ChunkEncoder) -> None:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from tuner.apply.cut import corners, slabs, tiles_of
 from tuner.apply.data_files import DataFiles, becomes_eiger, frames_of_a_file
-from tuner.apply.dataset import create_dataset, fill_of_missing, stamp, stamp_fallbacks, stamp_kept, stamped_steps
+from tuner.apply.dataset import (
+    create_dataset,
+    done_before,
+    fill_of_missing,
+    stamp,
+    stamp_fallbacks,
+    stamp_kept,
+    stamp_past,
+)
 from tuner.apply.master import add_eiger_detector, check_eiger, count_images, data_files
 from tuner.apply.metadata import Metadata, note, reduced_fill
 from tuner.apply.nexus import add_detector, check_dataset_path, data_group
@@ -110,8 +118,9 @@ def repack(
         if target.exists() and any(path.exists() and target.samefile(path) for path in _inputs(stack, source_paths)):
             raise InputError(f"{target}: is an input; it must be another file")
         check_target(target, overwrite)
-        if (profile.reduce or profile.config.steps) and not again:
-            _check_untouched(stack)
+        # Errors of two passes add up, and no evidence is of both.
+        if (profile.reduce or profile.config.steps) and not again and (done := done_before(stack)):
+            raise InputError(f"{stack.name}: {done}; --again changes it once more")
         plan = _Plan(profile, stack, view, CONTAINERS[container])
         if becomes_eiger(stack, target, layout):
             _check_eiger(stack, view, target, place, overwrite, source_paths)
@@ -166,17 +175,6 @@ def _check_eiger(
         check_target(path, overwrite)
         if any(source.exists() and path.samefile(source) for source in _inputs(stack, source_paths)):
             raise InputError(f"{path}: is an input; it must be another file")
-
-
-def _check_untouched(stack: Stack) -> None:
-    """Raise InputError where the stack was written lossily: errors of two passes add up, and no evidence is of both."""
-    if isinstance(stack.source, Hdf5Source):
-        with open_file(stack.source.path) as file:
-            for name in stack.source.datasets:
-                if steps := stamped_steps(file[name]):
-                    raise InputError(
-                        f"{stack.name}: {name} was written lossily before ({steps}); --again changes it once more"
-                    )
 
 
 class _Plan:
@@ -355,6 +353,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         fill = original.fillvalue if real and defined else reduced_fill(stack) if reduction else None
         fill = fill if real or reduction else fill_of_missing(stack)
         new = plan.create(group, name, original.maxshape if real else stack.shape, fill)
+        stamp_past(new, original)
         if (joined or reduction) and "image_nr_low" in original.attrs:
             new.attrs["image_nr_low"] = original.attrs["image_nr_low"]
             new.attrs["image_nr_high"] = original.attrs["image_nr_low"] + np.int32(len(stack) - 1)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tuner.apply.child import probe
+from tuner.apply.dataset import done_before
 from tuner.apply.pipeline import default_workers
 from tuner.config import PLUGINS, Config
 from tuner.document import parse_size
@@ -175,6 +176,10 @@ def find_profile(
     if parts is None and (wanted.limits or wanted.analysed):
         text = f"goal {wanted.name} allows steps, and space {chosen.name} has none: the result is lossless;"
         warnings.warn(f"{text} --space counting, integrating or float has some", TunerWarning, stacklevel=2)
+    for stack in originals if parts is not None else ():
+        if done := done_before(stack):
+            text = f"{stack.name}: {done}; limits are held against these frames, not those of the detector"
+            warnings.warn(text, TunerWarning, stacklevel=2)
     drawn = draw_sample(stacks, nbytes, seed, parts.search if parts else None)
     about = about_reduction(originals, stacks, drawn) if reductions else {}
     name = name or _name_of(paths)
