@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tuner import load_profile
-from tuner.analysis import ANALYSES, Own, RadialProfile
+from tuner.analysis import ANALYSES, Own, RadialProfile, Reconstruction
 from tuner.cli import main
 from tuner.errors import InputError
 from tuner.goal import Goal, load_goal
@@ -166,6 +168,23 @@ def test_slices_show_the_phantom_and_a_wrong_axis_does_not(files: dict[str, Path
         likeness.append(max(np.corrcoef(seen.ravel(), flipped.ravel())[0, 1] for flipped in (truth, truth[::-1])))
     assert likeness[0] > 0.8
     assert likeness[0] > likeness[1] + 0.05
+
+
+@given(st.floats(-3, 3), st.integers(48, 65), st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_noise_of_slices_does_not_depend_on_where_between_two_columns_the_axis_is(
+    aside: float, columns: int, seed: int
+) -> None:
+    """Else a change of projections would look smaller than it is; by a half between two columns, interpolated."""
+    noise = np.random.default_rng(seed).standard_normal((1, 24, columns))
+    angles = np.linspace(0, 180, 24, endpoint=False)
+    y, x = np.ogrid[:columns, :columns]
+    disc = np.hypot(y - columns // 2, x - columns // 2) < columns // 2 - 6
+    on_a_column, between = (
+        np.std(np.sum(_reconstruct(Reconstruction(centre=centre), noise, angles)[0], axis=0)[disc])
+        for centre in (columns // 2, columns // 2 + aside)
+    )
+    assert between == pytest.approx(on_a_column, rel=0.15)
 
 
 def density(phantom: NDArray[np.float64], row: int, rows: int, columns: int) -> NDArray[np.float64]:
