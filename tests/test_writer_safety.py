@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import os
+import pickle
 import random
 import resource
 import shlex
@@ -456,3 +458,53 @@ def test_a_program_may_change_its_folder_while_it_writes(
     assert seen(tmp_path / "scan.h5") == list(range(8))
     assert writer.path == tmp_path / "scan.h5"
     assert not list(elsewhere.iterdir())
+
+
+FORKED = """
+import os, signal, sys, warnings
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_writer_safety import opened, numbered
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+signal.alarm(60)
+with opened(Path(sys.argv[1]), 4, access=sys.argv[2], roll_every=4) as writer:
+    writer.append(numbered(0, 6))
+    writer.flush()
+    ask, told = os.pipe()
+    if not os.fork():
+        os.read(ask, 1)
+        for call in (lambda: writer.append(numbered(6, 90)), writer.flush, writer.sync):
+            try:
+                call()
+                print("taken")
+            except ValueError as error:
+                print(error)
+        sys.exit()  # closes the writer, and leaves as any program does
+    writer.append(numbered(6, 17))
+    writer.flush()
+    os.write(told, b"x")
+    print(os.wait()[1])
+    writer.append(numbered(17, 40))
+"""
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_what_is_forked_neither_takes_frames_nor_touches_the_file(tmp_path: Path, access: str) -> None:
+    path = tmp_path / "a.h5"
+    command = [sys.executable, "-c", FORKED, str(path), access, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    *said, code = done.stdout.splitlines()
+    assert (code, done.stderr) == ("0", "")
+    assert len(said) == 3
+    for line in said:
+        assert line.startswith(f"{path}: the writer must be used by process ")
+    assert seen(path) == list(range(40))
+
+
+def test_a_writer_is_neither_copied_nor_sent_to_another_process(tmp_path: Path) -> None:
+    with opened(tmp_path / "a.h5") as writer:
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match=r"a\.h5: a writer belongs to its process and cannot be copied"):
+                duplicate(writer)
+        writer.append(numbered(0, 3))
+    assert seen(tmp_path / "a.h5") == [0, 1, 2]

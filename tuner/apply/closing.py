@@ -1,10 +1,11 @@
-"""Writers that nobody calls: flushed while no frames come, closed when the interpreter exits."""
+"""Writers that nobody calls: flushed while no frames come, closed when the interpreter exits, left to who forked."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import logging
+import os
 import threading
 import weakref
 from typing import Protocol
@@ -25,6 +26,10 @@ class Open(Protocol):
         """Write all and let go of it."""
         ...
 
+    def leave(self) -> None:
+        """Leave the file to the process that this one was forked from."""
+        ...
+
 
 #: Writers that are open, to be closed when the interpreter exits.
 OPEN: weakref.WeakSet[Open] = weakref.WeakSet()
@@ -34,6 +39,15 @@ OPEN: weakref.WeakSet[Open] = weakref.WeakSet()
 def _close_all() -> None:
     for writer in list(OPEN):
         close_quietly(writer)
+
+
+def _leave_all() -> None:
+    for writer in list(OPEN):
+        writer.leave()
+    OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def close_quietly(writer: Open) -> None:

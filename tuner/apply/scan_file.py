@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import weakref
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -101,9 +102,31 @@ class _Handle:
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
+        self.descriptor = int(file.id.get_vfd_handle())
         self.datasets: list[h5py.Dataset] = []
         self.users = 1
         self.discarded = False
+        _OPEN.add(self)
+
+    def lose(self) -> None:
+        """Have what is written from here on go into a file that is nowhere: HDF5 closes none without flushing it."""
+        self.discarded = True
+        nowhere = os.memfd_create("tuner")
+        os.dup2(nowhere, self.descriptor)
+        os.close(nowhere)
+
+
+#: Files that this process writes.
+_OPEN: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+
+def _lose_all() -> None:
+    for handle in list(_OPEN):
+        handle.lose()
+
+
+# What is forked shares the file, and would flush into it what it takes for its state.
+os.register_at_fork(after_in_child=_lose_all)
 
 
 class ScanFile:
@@ -241,11 +264,7 @@ class ScanFile:
             return
         with phil:
             if not self._handle.discarded:
-                self._handle.discarded = True
-                # HDF5 closes no file without flushing into it: it may do so into a file that is nowhere.
-                nowhere = os.memfd_create("tuner")
-                os.dup2(nowhere, self._descriptor)
-                os.close(nowhere)
+                self._handle.lose()
         with contextlib.suppress(OSError, RuntimeError):
             self._release()
 
@@ -259,6 +278,7 @@ class ScanFile:
             self._released = True
             self._handle.users -= 1
             if not self._handle.users:
+                _OPEN.discard(self._handle)  # its descriptor may be another's soon
                 close_once(self._file)
 
     @property
@@ -267,7 +287,7 @@ class ScanFile:
 
     @property
     def _descriptor(self) -> int:
-        return int(self._file.id.get_vfd_handle())
+        return self._handle.descriptor
 
 
 def close_once(file: h5py.File) -> None:

@@ -6,13 +6,14 @@ import contextlib
 import json
 import math
 import operator
+import os
 import threading
 import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -252,6 +253,18 @@ class Writer:
             except (OSError, RuntimeError) as error:
                 raise self._fail(error) from None
             self._end()
+
+    def leave(self) -> None:
+        """In a process that was forked from the writer's: have nothing to do with its file, which that one writes."""
+        self._lock = threading.RLock()  # whoever held it is not here
+        self._error = InputError(
+            f"{self.path}: the writer must be used by process {os.getppid()}, which opened it, got process"
+            f" {os.getpid()}, which was forked from it"
+        )
+        self._closed = True
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self.path}: a writer belongs to its process and cannot be copied or pickled")
 
     def __enter__(self) -> Self:
         return self
