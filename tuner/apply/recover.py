@@ -34,6 +34,7 @@ from tuner.apply.runs import Runs
 from tuner.apply.scan_file import LIBVER, sync_folder
 from tuner.apply.superblock import clear_flag
 from tuner.apply.target import publish, temporary_name
+from tuner.apply.torn import mend_torn
 from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
 from tuner.read.links import DEAD_LINK, as_text, groups, link_at, peek, walk
@@ -43,8 +44,9 @@ from tuner.read.nexus import SERIES, find_frames
 def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Make the file of a writer that was killed open again, and say which of its frames are safe.
 
-    A flag that SWMR access leaves is cleared. Of a master that joins data files, the one that was being written is
-    finished with its safe frames, and the master is replaced by one that joins it too.
+    A flag that SWMR access leaves is cleared, and the checksums of blocks of metadata that the kill tore are made
+    right. Of a master that joins data files, the one that was being written is finished with its safe frames, and the
+    master is replaced by one that joins it too.
 
     Parameters
     ----------
@@ -54,9 +56,9 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        `dataset`, its `frames`, `cleared` (whether a flag was), `finished` (names of data files), and runs [first,
-        after the last] of frames that are `safe`: all their chunks are there and their checksums right. `beside`: what
-        of this is to be said of other datasets that were written into the same file.
+        `dataset`, its `frames`, `cleared` (whether a flag was), `mended` (how many blocks), `finished` (names of data
+        files), and runs [first, after the last] of frames that are `safe`: all their chunks are there and their
+        checksums right. `beside`: what of this is to be said of other datasets that were written into the same file.
 
     Raises
     ------
@@ -70,6 +72,7 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     check_unused(place)
     cleared = clear_flag(place)
     try:
+        mended = mend_torn(place)
         with h5py.File(place, locking=False) as file:
             eiger = is_eiger(file)
             name = f"/{EIGER_DATASET}" if eiger else find_frames(file)[0]
@@ -78,7 +81,8 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
                 raise InputError(f"{place}: {name} must be written with a profile to tell which frames are safe{also}")
             if not eiger and not file[name].is_virtual:
                 dataset = file[name]
-                return {**_safe(dataset, place), "cleared": cleared, "finished": [], "beside": _beside(dataset, place)}
+                beside = _beside(dataset, place)
+                return {**_safe(dataset, place), "cleared": cleared, "mended": mended, "finished": [], "beside": beside}
             names = [name] if eiger else [name, *(other for other in _plotted(file) if other != name)]
     except OSError as error:
         raise InputError(f"{place}: cannot be opened: {error}") from None
@@ -143,6 +147,7 @@ def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, A
     if eiger:
         settle(master)
     found = [_recover_parts(master, name, label_of(name.strip("/"), names[0].strip("/"))) for name in names]
+    mended = sum(torn for *_, torn in found)
     for left in master.parent.glob(f".{glob.escape(master.name)}.*.part"):  # a master that was not renamed any more
         check_unused(left)
         left.unlink()
@@ -152,7 +157,7 @@ def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, A
         with h5py.File(temporary, "r+", locking=False) as file:
             frames = [
                 _link(file, pieces, master) if eiger else _join(file, name, pieces, master)
-                for name, (pieces, _, _) in zip(names, found, strict=True)
+                for name, (pieces, *_) in zip(names, found, strict=True)
             ]
             file.flush()
             os.fsync(file.id.get_vfd_handle())
@@ -162,18 +167,19 @@ def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, A
     sync_folder(master.parent)
     first, *beside = (
         {"dataset": name, "frames": count, "safe": safe.array().tolist()}
-        for name, count, (_, safe, _) in zip(names, frames, found, strict=True)
+        for name, count, (_, safe, *_) in zip(names, frames, found, strict=True)
     )
-    finished = [file for _, _, files in found for file in files]
-    return {**first, "cleared": False, "finished": finished, "beside": beside}
+    finished = [file for _, _, files, _ in found for file in files]
+    return {**first, "cleared": False, "mended": mended, "finished": finished, "beside": beside}
 
 
-def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Runs, list[str]]:
-    """Finish the data files of a dataset: all that there are, their safe frames, and names of those finished now."""
-    safe, pieces, finished = Runs(), [], []
+def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Runs, list[str], int]:
+    """Finish the data files of a dataset: all that there are, their safe frames, those finished now, blocks mended."""
+    safe, pieces, finished, mended = Runs(), [], [], 0
     for number, part in _unfinished(master, label):
         check_unused(part)
         with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
+            mended += mend_torn(part)
             if _finish(part, master.with_name(part_name(master, number, label)), name):
                 finished.append(part_name(master, number, label))
     for _, path in data_files(master, label):
@@ -183,7 +189,7 @@ def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Ru
             pieces.append(Piece(start, len(dataset), path.name))
             for first, after in safe_frames(dataset, path).array().tolist():
                 safe.add(start + first, start + after)
-    return pieces, safe, finished
+    return pieces, safe, finished, mended
 
 
 def _join(file: h5py.File, name: str, pieces: list[Piece], master: Path) -> int:

@@ -241,7 +241,9 @@ def recover_command(options: argparse.Namespace) -> None:
     from tuner.apply.recover import recover
 
     found = recover(options.file)
-    notes = ["its flag is cleared"] * found["cleared"] + [f"{name} is finished" for name in found["finished"]]
+    notes = ["its flag is cleared"] * found["cleared"]
+    notes += [f"blocks of metadata that the kill tore are mended: {found['mended']}"] * bool(found["mended"])
+    notes += [f"{name} is finished" for name in found["finished"]]
     said = [
         f"{options.file}: {one['dataset']}: of {one['frames']} frames safe: "
         + (", ".join(f"{first} to {after - 1}" for first, after in one["safe"]) or "none")
