@@ -249,6 +249,51 @@ def test_a_changing_scene_throws_no_doubt_on_the_truth() -> None:
     assert found == ()
 
 
+def speckles(n: int, slow: float) -> NDArray[np.float64]:
+    """Intensities of speckles of two pixels or so, mean 1; of one frame to the next the fields correlate by `slow`."""
+    rng = np.random.default_rng(0)
+    field, frames = np.zeros((256, 256), complex), []
+    for _ in range(n):
+        new = rng.normal(size=(2, 257, 257)) / 4
+        grains = (new + np.roll(new, 1, 1) + np.roll(new, 1, 2) + np.roll(new, 1, (1, 2)))[:, 1:, 1:]
+        field = (
+            slow * field + math.sqrt(1 - slow**2) * (grains[0] + 1j * grains[1])
+            if frames
+            else grains[0] + 1j * grains[1]
+        )
+        frames.append(np.abs(field) ** 2 * 2)
+    return np.stack(frames)
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.95])
+def test_speckles_that_change_are_not_taken_for_noise(slow: float) -> None:
+    """No estimate is near the truth, all of them agree with the differences: what gives it away is finer ones."""
+    light = 1000 * SLOPE * speckles(8, slow)
+    frames = np.concatenate([expose(one, 1, 0.5, 100, 2, seed) for seed, one in enumerate(light)])
+    taken = estimate(stack_of(frames), [frames])[0]
+    assert taken.variance(np.array(600.0)) > 4 * Noise(0.5, 100, 2, "").variance(np.array(600.0))
+    found = doubts(taken, stack_of(frames), [frames], 16.0, 1.0)
+    assert any("finer" in doubt.text and not doubt.safe for doubt in found)
+    # Flats and darks tell what the noise is at most; who gives it is believed.
+    darks, flats = expose(0 * SLOPE, 4, 0.5, 100, 2), expose(1000 * SLOPE, 4, 0.5, 100, 2)
+    kinds = np.repeat(np.array([Kind.DARK, Kind.FLAT, Kind.DATA], np.uint8), (4, 4, len(frames)))
+    stack = stack_of(np.concatenate([darks, flats, frames]), kinds=kinds)
+    assert estimate(stack, [frames])[0].source == "flats and darks"
+    for known in (taken, Noise(0.5, 100, 2, "given")):
+        found = doubts(known, stack, [frames], 16.0, 1.0)
+        assert not any("finer" in doubt.text for doubt in found)
+
+
+@pytest.mark.parametrize(("gain", "offset", "read_noise"), [(1, 0, 0), (0.46, 100, 1.6), (5, 98, 20), (0.01, 50, 10)])
+@pytest.mark.parametrize("top", [0.2, 30, 20000])
+def test_finer_differences_of_noise_are_no_smaller(top: float, gain: float, offset: float, read_noise: float) -> None:
+    scenes = [top * np.roll(SLOPE, 20 * shift, 0) for shift in range(4)]
+    moving = np.concatenate([expose(scene, 1, gain, offset, read_noise, at) for at, scene in enumerate(scenes)])
+    for frames in (moving, expose(top * SLOPE, 4, gain, offset, read_noise), moving[:1]):
+        taken = estimate(stack_of(frames), [frames])[0]
+        assert not any("finer" in doubt.text for doubt in doubts(taken, stack_of(frames), [frames], 32.0, 1.0))
+
+
 def test_nothing_to_judge_by_throws_no_doubt() -> None:
     frames = np.full((1, 2, 2), 65535, np.uint16)
     assert doubts(Noise(1.0, 0.0, 0.0, "given"), stack_of(frames, invalid=(65535,)), [frames], 1.0, 1.0) == ()

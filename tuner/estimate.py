@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from tuner.noise import PART, Noise, entropy
 from tuner.stack import Kind, Stack
+
+#: Intensity and variance of tiles.
+_Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 #: Pixels that one estimate looks at, at most; more would not make it more certain.
 _PIXELS = 4 << 20
@@ -32,6 +36,12 @@ _CALIBRATION_FRAMES = 8
 _TRUSTED = (0.8, 1.25)
 #: Tiles that a tenth must have to be judged.
 _LEAST_TILES = 8
+
+#: Of the variance of noise finer differences leave this share at least; those of real frames left 0.93 to 1.03.
+_WHITE = 0.85
+
+#: What an estimate calls itself that rests on differences.
+_OF_REPEATS, _OF_NEIGHBOURS = "differences of consecutive frames", "differences of neighbouring pixels"
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -84,7 +94,8 @@ def doubts(
     Noise cannot hold more entropy than a lossless code spends: ``log2(sigma sqrt(2 pi e))`` bits a pixel in the mean
     (Cover and Thomas, theorems 5.4.1 and 8.4.1), or that of counted photons. And of the differences between
     repeated frames, or neighbouring pixels where those differ less, the variance over that predicted must lie in 0.8 to
-    1.25 in every tenth of the intensities.
+    1.25 in every tenth of the intensities. Where the model itself is of such differences, these must be those of noise
+    that each pixel has for itself: finer differences must leave 0.85 of the variance. Of a scene they leave less.
 
     Parameters
     ----------
@@ -115,14 +126,27 @@ def doubts(
                 f" it must be {_TRUSTED[0]} to {_TRUSTED[1]}"
             )
             found.append(Doubt(text, safe=low >= _TRUSTED[0]))
+    left = _left(stack, runs, noise.source)
+    if left < _WHITE and _from_calibration(stack) is None:
+        text = f"finer differences have {left:.2f} times the variance; below {_WHITE} it may be that of a scene"
+        found.append(Doubt(text, safe=False))
     return tuple(found)
 
 
-def _differences(
-    stack: Stack, runs: Sequence[NDArray[Any]], how: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _left(stack: Stack, runs: Sequence[NDArray[Any]], source: str) -> float:
+    """Variance of finer differences over that of those which an estimate is from; 1 for others, or with few tiles."""
+    kinds: dict[str, tuple[Callable[..., _Points], Callable[..., _Points]]]
+    kinds = {_OF_REPEATS: (_repeats, _changes), _OF_NEIGHBOURS: (_neighbours, partial(_neighbours, times=2))}
+    if source not in kinds:
+        return 1.0
+    coarse, fine = (_differences(stack, runs, how)[1] for how in kinds[source])
+    whole = float(np.median(coarse)) if min(len(coarse), len(fine)) >= _TILES_A_POINT else 0.0
+    return float(np.median(fine)) / whole if whole > 0 else 1.0
+
+
+def _differences(stack: Stack, runs: Sequence[NDArray[Any]], how: Callable[..., _Points]) -> _Points:
     """Intensity and variance of tiles of all runs that are long enough for differences of a kind."""
-    least = (2, 1) if how is _repeats else (1, 3)
+    least = {_repeats: (2, 1), _changes: (2, 3), _neighbours: (1, 3)}.get(how, (1, 5))
     points = [
         how(*band) for run in runs if len(run) >= least[0] and run.shape[-1] >= least[1] for band in _bands(stack, run)
     ]
@@ -154,7 +178,7 @@ def _from_calibration(stack: Stack) -> Noise | None:
     return Noise(gain, offset, math.sqrt(dark_variance), "flats and darks")
 
 
-def _calibration(stack: Stack, kind: Kind) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def _calibration(stack: Stack, kind: Kind) -> _Points | None:
     """Intensity and variance of tiles, from differences of the first frames of one kind; None with less than two."""
     beside = stack.darks if kind == Kind.DARK else stack.flats
     count = max(2, min(_CALIBRATION_FRAMES, _PIXELS // math.prod(stack.frame_shape)))
@@ -175,13 +199,13 @@ def _calibration(stack: Stack, kind: Kind) -> tuple[NDArray[np.float64], NDArray
 def _from_repeats(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
     """From differences of frames that follow each other, normalised for flux."""
     points = _differences(stack, runs, _repeats)
-    return _fit(*points, "differences of consecutive frames") if len(points[0]) else None
+    return _fit(*points, _OF_REPEATS) if len(points[0]) else None
 
 
 def _from_neighbours(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
     """From second differences within frames, which smooth structure leaves near zero."""
     points = _differences(stack, runs, _neighbours)
-    return _fit(*points, "differences of neighbouring pixels") if len(points[0]) else None
+    return _fit(*points, _OF_NEIGHBOURS) if len(points[0]) else None
 
 
 def _bands(stack: Stack, run: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
@@ -193,51 +217,59 @@ def _bands(stack: Stack, run: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDAr
         yield frames[:, start : start + rows], valid[:, start : start + rows]
 
 
-def _join(
-    points: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _join(points: list[_Points]) -> _Points:
     return np.concatenate([m for m, _ in points]), np.concatenate([v for _, v in points])
 
 
-def _repeats(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _repeats(frames: NDArray[Any], valid: NDArray[np.bool_]) -> _Points:
     """Intensity and variance of tiles, from the differences of pairs of frames.
 
     For frames a and b of equal expectation but for the flux, with r the ratio of their sums,
     ``Var(a - r b) = gain a (1 + r) + read_noise**2 (1 + r**2)``, which is twice the variance for r = 1.
     """
+    return _of_pairs(frames, valid, lambda intensity, noise, both: _tiles(intensity, noise**2, both))
+
+
+def _changes(frames: NDArray[Any], valid: NDArray[np.bool_]) -> _Points:
+    """The same, from second differences of those differences, which a scene that changes smoothly leaves near zero."""
+    return _of_pairs(frames, valid, lambda _, noise, both: _neighbours(noise, both))
+
+
+def _of_pairs(frames: NDArray[Any], valid: NDArray[np.bool_], points_of: Callable[..., _Points]) -> _Points:
+    """Points of the intensity of pairs of frames, their difference with the variance of one, and what is valid."""
     points, alike = [], []
     for first in range(0, len(frames) - 1, 2):
         both = valid[first] & valid[first + 1]
         a, b = (np.where(both, frames[i], 0).astype(np.float64) for i in (first, first + 1))
         light = sorted((a.sum(), b.sum()))
         ratio = a.sum() / b.sum() if light[0] > 0 and light[1] < np.inf else 1.0
-        points.append(_tiles((a + ratio * b)[None] / 2, ((a - ratio * b) ** 2)[None] / (1 + ratio), both[None]))
+        difference = (a - ratio * b) / math.sqrt(1 + ratio)
+        points.append(points_of((a + ratio * b)[None] / 2, difference[None], both[None]))
         alike.append(light[0] < 0 or light[0] >= _ALIKE * light[1])  # of a difference to darks, sums tell no light
     return _join([point for point, one in zip(points, alike, strict=True) if one] or points)
 
 
-def _neighbours(frames: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _neighbours(frames: NDArray[Any], valid: NDArray[np.bool_], times: int = 1) -> _Points:
     """Intensity and variance of tiles, from second differences along each axis of the frame that is long enough.
 
     A second difference of independent pixels has 6 times their variance, one along two axes 36 times (Immerkaer, Fast
-    noise variance estimation, 1996).
+    noise variance estimation, 1996); one that is taken `times` 2 along an axis 70 times, by its binomial coefficients.
     """
     difference = np.where(valid, frames, 0).astype(np.float64)
     intensity, scale = difference, 1.0
     for axis in range(1, frames.ndim):
-        if frames.shape[axis] < 3:
+        if frames.shape[axis] < 1 + 2 * times:
             continue
         before, here, after = ((slice(None),) * axis + (s,) for s in (slice(-2), slice(1, -1), slice(2, None)))
-        difference = difference[before] - 2 * difference[here] + difference[after]
-        intensity = (intensity[before] + intensity[here] + intensity[after]) / 3
-        valid = valid[before] & valid[here] & valid[after]
-        scale *= 6
+        for _ in range(times):
+            difference = difference[before] - 2 * difference[here] + difference[after]
+            intensity = (intensity[before] + intensity[here] + intensity[after]) / 3
+            valid = valid[before] & valid[here] & valid[after]
+        scale *= math.comb(4 * times, 2 * times)
     return _tiles(intensity, difference**2 / scale, valid)
 
 
-def _tiles(
-    intensity: NDArray[np.float64], variance: NDArray[np.float64], valid: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tiles(intensity: NDArray[np.float64], variance: NDArray[np.float64], valid: NDArray[np.bool_]) -> _Points:
     """Means over the valid pixels of tiles of a frame, those that are at least half valid."""
     extent = _TILE[min(valid.ndim - 1, 2)]
     shape: list[int] = [len(valid)]
