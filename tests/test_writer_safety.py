@@ -304,7 +304,7 @@ from tuner.config import Config
 from tuner.errors import TunerError
 from tuner.profile import Match, Profile
 folder, access, limited, rounds = sys.argv[1], sys.argv[2], sys.argv[3] == "limit", int(sys.argv[4])
-count = lambda: (h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL), len(os.listdir("/proc/self/fd")))
+count = lambda: (h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL), len([*Path("/proc/self/fd").iterdir()]))
 config, moments, before, held = Config((2, -1, -1)), random.Random(access), count(), []
 for attempt in range(rounds):
     path = f"{folder}/{attempt}.h5"
@@ -508,3 +508,20 @@ def test_a_writer_is_neither_copied_nor_sent_to_another_process(tmp_path: Path) 
                 duplicate(writer)
         writer.append(numbered(0, 3))
     assert seen(tmp_path / "a.h5") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+def test_a_writer_that_gets_no_threads_leaves_nothing_open(tmp_path: Path, access: str) -> None:
+    path = tmp_path / "a.h5"
+    before, files = threading.active_count(), len([*Path("/proc/self/fd").iterdir()])
+    usual = threading.stack_size(1 << 46)  # more than there is memory for
+    try:
+        with pytest.raises(TunerError, match=r"a\.h5: cannot be written: can't start new thread"):
+            opened(path, access=access)
+    finally:
+        threading.stack_size(usual)
+    assert (threading.active_count(), len([*Path("/proc/self/fd").iterdir()])) == (before, files)
+    assert seen(path) == []
+    with opened(path, access=access, mode="w") as writer:
+        writer.append(numbered(0, 3))
+    assert seen(path) == [0, 1, 2]

@@ -76,7 +76,8 @@ class Pipeline:
     No thread waits for another while there is something to be done: one prepares a batch while others encode the chunks
     of the batches before. At most `depth` chunks are in flight; `put` waits where there are more. An error of encoding
     or of `write` is raised by the next `put` or `drain`, and nothing that came after the chunk in question is written.
-    One thread at a time puts and drains; interrupted, it may put the chunk again, drain and close.
+    One thread at a time puts and drains; interrupted, it may put the chunk again, drain and close. Where a thread
+    cannot be started, also by an interrupt, those that were are gone before that is raised, and the encoder is closed.
 
     Parameters
     ----------
@@ -123,8 +124,12 @@ class Pipeline:
             for index in range(workers)
         ]
         self._threads.append(threading.Thread(target=self._write_all, name="tuner-write", daemon=True))
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def waiting(self) -> int:
@@ -179,7 +184,8 @@ class Pipeline:
             self._closed = True
             self._drop()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # not all are, where one could not be started
+                thread.join()
         self._encoder.close()
 
     def _wait(self) -> None:

@@ -121,7 +121,6 @@ class Writer:
         depth = depth_of(workers, self._tiles if self._preparation.changes else 1)
         given = None if chain is None else chain.before
         self._ledger = Ledger(output, frame_shape, dtype, layout.fill, config.chunks, depth, given)
-        self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
         self._workers = workers
         self._most_open = depth_of(workers)
         self._refuse = on_overload == "raise"
@@ -137,6 +136,13 @@ class Writer:
         self._error: TunerError | None = None
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        try:
+            self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
+        except BaseException as error:
+            output.save(0, {})
+            if isinstance(error, RuntimeError):  # the system gives no more threads
+                raise TunerError(f"{path}: cannot be written: {error}") from None
+            raise
         self._closed = False
         OPEN.add(self)
         if self._flush_seconds < math.inf:
