@@ -205,7 +205,8 @@ def test_a_storage_mirrors_every_trial(scan: Path, tmp_path: Path, capsys: pytes
     assert len(trials) == len(searched) > 0
 
 
-def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])  # Slurm ends a job by the second
+def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path, by: signal.Signals) -> None:
     path = tmp_path / "scan.yaml"
     with subprocess.Popen(
         [TUNER, "search", scan, "-o", path, "--budget", "10m"],
@@ -217,7 +218,7 @@ def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path) -> None:
         for line in process.stderr:
             if "best so far" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "tuner: interrupted; the profile holds the best so far"

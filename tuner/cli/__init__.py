@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,8 +19,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0 success; 1 other failure; 2 bad input or usage; 3 requirements that cannot be met; 4 verification failed;
-    130 interrupted.
+    130 interrupted, by Ctrl-C or as a batch system ends a job.
     """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     warnings.simplefilter("ignore")
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", TunerWarning)
