@@ -178,10 +178,15 @@ BAD = {
     "dtype": ({"dtype": "uint32"}, r"a\.h5: the profile is for dtype uint16, got uint32"),
     "axes": ({"frame_shape": (10,)}, r"chunks must be frames and the 1 axes of a frame"),
     "mode": ({"mode": "a"}, r"mode must be 'x' or 'w', got 'a'"),
-    "workers": ({"workers": 0}, r"workers must be at least 1, got 0"),
+    "profile": ({"profile": "i03.yaml"}, r"profile must be what load_profile returns, got 'i03.yaml'"),
+    "fields": ({"fields": [3]}, r"fields must be a mapping of path to value, got \[3\]"),
+    "workers": ({"workers": 0}, r"workers must be a whole number >= 1, got 0"),
+    "half a worker": ({"workers": 2.5}, r"workers must be a whole number >= 1, got 2\.5"),
+    "roll_every": ({"access": "rolling", "roll_every": "9"}, r"roll_every must be a whole number >= 1, got '9'"),
     "dataset": ({"dataset": "/entry//data"}, r"dataset must be a path such as /entry/data/data, got '/entry//data'"),
     "pixel": ({"dtype": "uint17"}, r"dtype must be one of numpy's, got 'uint17'"),
     "shape": ({"frame_shape": (0, 5)}, r"frame_shape must be one or two whole numbers >= 1, got \(0, 5\)"),
+    "half a pixel": ({"frame_shape": (4.5, 5)}, r"frame_shape must be one or two whole numbers, got \(4\.5, 5\)"),
     "size": ({"frame_shape": 5}, r"frame_shape must be one or two whole numbers, got 5"),
     "mask": ({"mask": np.zeros((2, 2), bool)}, r"mask must be bool of shape \(4, 5\), got bool of shape \(2, 2\)"),
 }
@@ -191,9 +196,9 @@ BAD = {
 def test_what_cannot_be_is_refused_before_the_file_is_there(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    arguments = {"frame_shape": (4, 5), "dtype": "uint16", **change}
+    arguments = {"profile": profile(), "frame_shape": (4, 5), "dtype": "uint16", **change}
     with pytest.raises(InputError, match=message):
-        open_writer(tmp_path / "a.h5", profile(), **arguments)
+        open_writer(tmp_path / "a.h5", **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,9 +227,11 @@ def test_an_existing_file_is_refused_or_replaced(tmp_path: Path) -> None:
         (np.ones((5, 4), "uint16"), r"frames must have shape \(4, 5\) or \(n, 4, 5\), got \(5, 4\)"),
         (np.ones((1, 1, 4, 5), "uint16"), r"got \(1, 1, 4, 5\)"),
         (np.ones(5, "uint16"), r"got \(5,\)"),
+        ([np.ones((4, 5), "uint16"), np.ones((4, 4), "uint16")], r"a\.h5: frames must be one array: "),
+        (np.ma.array(np.ones((4, 5), "uint16"), mask=np.eye(4, 5)), r"a\.h5: frames must have no masked pixels"),
     ],
 )
-def test_a_wrong_frame_is_refused_and_the_scan_goes_on(tmp_path: Path, frames: NDArray[Any], message: str) -> None:
+def test_a_wrong_frame_is_refused_and_the_scan_goes_on(tmp_path: Path, frames: Any, message: str) -> None:
     right = np.arange(40, dtype="uint16").reshape(2, 4, 5)
     with open_writer(tmp_path / "a.h5", profile(), frame_shape=(4, 5), dtype="uint16") as writer:
         writer.append(right[0])

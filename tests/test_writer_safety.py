@@ -120,7 +120,9 @@ def test_frames_that_cannot_be_placed_are_refused_and_the_scan_goes_on(tmp_path:
         writer.append(numbered(0, 3))
         with pytest.raises(InputError, match="frames 1 to 2 must be new, got some of them before"):
             writer.append(numbered(1, 4), index=1)
-        with pytest.raises(InputError, match="index must be at least 0, got -1"):
+        with pytest.raises(InputError, match=r"a\.h5: index must be a whole number >= 0, got 1\.0"):
+            writer.append(numbered(1, 2), index=1.0)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="index must be a whole number >= 0, got -1"):
             writer.append(numbered(0, 1), index=-1)
         writer.append(numbered(20, 21), index=20)
         with pytest.raises(InputError, match="frames 4 to 4 come too late: what is around them is written already"):

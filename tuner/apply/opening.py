@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
 from collections.abc import Mapping
@@ -110,9 +111,13 @@ def open_writer(
     ...         writer.flush()
     4
     """
+    if not isinstance(profile, Profile):
+        raise InputError(f"profile must be what load_profile returns, got {profile!r}")
+    if fields is not None and not isinstance(fields, Mapping):
+        raise InputError(f"fields must be a mapping of path to value, got {fields!r}")
     try:
-        shape = tuple(int(size) for size in frame_shape)
-    except (TypeError, ValueError):
+        shape = tuple(operator.index(size) for size in frame_shape)
+    except TypeError:
         raise InputError(f"frame_shape must be one or two whole numbers, got {frame_shape!r}") from None
     if not shape or min(shape) < 1:
         raise InputError(f"frame_shape must be one or two whole numbers >= 1, got {shape}")
@@ -131,8 +136,8 @@ def open_writer(
         if value not in known:
             raise InputError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
     for name, number in (("workers", workers), ("roll_every", roll_every)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1, got {number}")
+        if number is not None and not _counts(number):
+            raise InputError(f"{name} must be a whole number >= 1, got {number!r}")
     place = check_dataset_path(dataset)
     beside = path if isinstance(path, Writer) else None
     if beside is not None and (mode, access, layout) != ("x", "single", "nexus"):
@@ -173,9 +178,14 @@ def _interval(flush_every: int | str | None) -> tuple[float, float]:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?s", flush_every)
         if found and float(found[1]) > 0:
             return math.inf, float(found[1])
-    elif flush_every >= 1:
+    elif _counts(flush_every):
         return flush_every, math.inf
     raise InputError(f"flush_every must be a number of frames >= 1, or seconds such as '5s', got {flush_every!r}")
+
+
+def _counts(number: object) -> bool:
+    """Whether it is a whole number of one or more."""
+    return hasattr(number, "__index__") and operator.index(number) >= 1
 
 
 def _check_mask(mask: ArrayLike, frame_shape: tuple[int, ...]) -> NDArray[np.bool_]:

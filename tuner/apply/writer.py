@@ -170,6 +170,7 @@ class Writer:
         Parameters
         ----------
         frames : array
+            Or what numpy makes one of, such as a list of frames.
         index : int, optional
             Number of the first of them in the scan, counted from 0; by default they follow the last. Frames that are
             left out keep the fill value and are listed in the file, until they come.
@@ -189,7 +190,16 @@ class Writer:
         TunerError
             Where the file cannot be written; it names the first frame that is not safe, and the writer is closed.
         """
-        frames = np.asarray(frames)
+        # numpy loads masked arrays when they are first asked for.
+        if type(frames) is not np.ndarray and isinstance(frames, np.ma.MaskedArray) and np.ma.is_masked(frames):
+            raise InputError(
+                f"{self.path}: frames must have no masked pixels, as the file has one mask for all frames: give them"
+                " filled, and mask= to open_writer"
+            )
+        try:
+            frames = np.asarray(frames)
+        except ValueError as error:  # a list of frames of several shapes
+            raise InputError(f"{self.path}: frames must be one array: {error}") from None
         if frames.dtype != self._dtype and frames.dtype.newbyteorder("=") != self._dtype:
             raise InputError(f"{self.path}: frames must be {self._dtype}, got {frames.dtype}")
         ndim = len(self._frame_shape)
@@ -334,10 +344,10 @@ class Writer:
             self._submit(min(ledger.open))
 
     def _check_index(self, index: int, count: int) -> int:
-        start = operator.index(index)
         try:
-            if start < 0:
-                raise InputError(f"index must be at least 0, got {start}")
+            if not hasattr(index, "__index__") or index < 0:
+                raise InputError(f"index must be a whole number >= 0, got {index!r}")
+            start = operator.index(index)
             self._ledger.check(start, count)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from None
