@@ -151,6 +151,16 @@ def test_a_repacked_scan_keeps_flats_and_darks(scan: Path, tmp_path: Path, capsy
     assert np.array_equal(read_elsewhere(tmp_path / "again.h5"), read_elsewhere(out))
 
 
+def test_a_profile_without_limits_is_not_said_to_keep_any(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made by hand, or measured and changed since, which voids its limits with its evidence."""
+    assert run("verify", tmp_path / "p.yaml", scan) == 0
+    told = capsys.readouterr().out
+    assert "no limit on quality" in told
+    assert "within the limits" not in told
+
+
 def test_what_was_rounded_is_known_through_a_virtual_dataset_and_its_copy(
     scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from tuner.errors import CodecError, InputError, VerificationError
 from tuner.goal import Goal, goal_of
 from tuner.measure import verify
 from tuner.measure.verify import verify_original
+from tuner.noise import Noise
 from tuner.profile import Match, Profile
 from tuner.read.hdf5 import open_hdf5
+from tuner.steps.uniform import Uniform
 
 SAMPLE_NBYTES = 1 << 20
 
@@ -123,6 +126,20 @@ def test_an_exact_requirement_that_is_missed_fails(requirement: str) -> None:
     text = str(failed.value)
     assert text.startswith(f"memory: the profile promises {goal.require[0]} (here ")
     assert "\n" not in text
+
+
+def test_a_limit_that_breaks_at_the_far_end_of_its_interval_tells_the_interval() -> None:
+    def held_to(limit: float) -> Profile:
+        wanted = {"maximize": ["ratio"], "require": [f"radial_profile.scan_chi2 <= {limit}"]}
+        goal = Goal.from_dict({**wanted, "analyses": {"radial_profile": {"centre": [32, 32], "bins": 20}}})
+        lossy = profile(goal)
+        steps = replace(lossy.config, steps=(Uniform(8),))
+        return replace(lossy, config=steps, noise=Noise(1.0, 0.0, 0.0, "given", 1.0))
+
+    stacks = [stack_of(counts(8, 64, 64))]
+    value = verify_original(held_to(9), stacks, SAMPLE_NBYTES)["metrics"]["radial_profile.scan_chi2"]
+    with pytest.raises(VerificationError, match=r", got ([\d.e-]+) \([\d.e-]+ to [\d.e-]+\)$"):
+        verify_original(held_to(1.01 * value), stacks, SAMPLE_NBYTES)
 
 
 def test_a_timed_requirement_that_is_missed_is_a_warning() -> None:

@@ -152,7 +152,10 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
                 f"{stacks[0].name}: must have three axes, as the profile promises {constraint}, got {axes}"
             )
         requirements.append({"requirement": str(constraint), "limit": bound, "got": got, "met": met})
-        text = f"{constraint} (here {bound:.4g}), got {got:.4g}"
+        low, high = evaluation.low(constraint.metric), evaluation.high(constraint.metric)
+        # Of a limit on an analysis the far end of its interval counts.
+        interval = f" ({low:.4g} to {high:.4g})" if low < high else ""
+        text = f"{constraint} (here {bound:.4g}), got {got:.4g}{interval}"
         if not met and constraint.what.timed:
             warnings.append(f"this machine misses just now {text}")
         elif not met:
