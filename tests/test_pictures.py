@@ -20,7 +20,7 @@ from tuner.profile import Invalid, Match, Profile
 from tuner.quality import compare
 from tuner.read.npy import open_npy
 from tuner.report.pictures import autocorrelation, draw
-from tuner.stack import Stack
+from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, prepare
 from tuner.steps.noise_aware import Sigma
 from tuner.steps.uniform import Uniform
@@ -55,6 +55,19 @@ def test_the_autocorrelation_is_the_sum_over_all_pairs(residual: NDArray[np.floa
         ahead = np.roll(padded, tuple(-x for x in lag), tuple(range(residual.ndim)))[inner]
         wanted = float((residual * ahead).sum()) / total
         assert np.isnan(found[place]) if not any(lag) else np.isclose(found[place], wanted, atol=1e-9)
+
+
+def test_a_frame_that_stays_as_it_is_is_not_drawn_as_if_it_were_rounded(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(500, (4, 30, 30)).astype(np.uint16)
+    kinds = np.array([Kind.FLAT, Kind.DATA, Kind.DARK, Kind.DARK], np.uint8)
+    stack = replace(stack_of(tmp_path, frames), kinds=kinds)
+    profile = profile_for(stack, Uniform(8))
+    assert draw(profile, stack, tmp_path / "picture.png")["frame"] == 1
+    for number in (0, 2):
+        with pytest.raises(InputError, match="--frame must be that of data"):
+            draw(profile, stack, tmp_path / "picture.png", number)
+    with pytest.raises(InputError, match="must have data frames"):
+        draw(profile, replace(stack, kinds=np.full(4, Kind.DARK, np.uint8)), tmp_path / "picture.png")
 
 
 @pytest.mark.parametrize("name", ["picture.xyz", "picture.jpg", "picture"])

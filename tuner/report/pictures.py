@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.apply.prepare import Preparation
+from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import InputError
 from tuner.profile import Profile
-from tuner.stack import Kind, Stack
+from tuner.stack import Stack
 from tuner.steps.reduced import reduced
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: in
     Raises
     ------
     InputError
-        Where the profile is for other frames or keeps every pixel, where the frame does not exist, and where the path
-        is not that of a PNG.
+        Where the profile is for other frames or keeps every pixel, where the frame does not exist or is no data, as
+        it stays as it is then, and where the path is not that of a PNG.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: must end in .png, got {Path(path).suffix or 'no ending'}")
@@ -62,9 +62,17 @@ def draw(profile: Profile, stack: Stack, path: str | os.PathLike[str], frame: in
     stack = reduced(stack, profile.reduce)
     if not profile.config.steps:
         raise InputError(f"{profile.name}: must have steps, as there is nothing to show where every pixel is kept")
-    number = _middle(stack) if frame is None else frame
+    kept = kept_of(stack, 0, len(stack))
+    changed = np.arange(len(stack)) if kept is None else np.flatnonzero(~kept)
+    if not len(changed):
+        raise InputError(f"{stack.name}: must have data frames, as all others stay as they are")
+    number = int(changed[len(changed) // 2]) if frame is None else frame
     if not 0 <= number < len(stack):
         raise InputError(f"--frame must be in 0..{len(stack) - 1}, got {number}")
+    if number not in changed:
+        raise InputError(
+            f"--frame must be that of data, as flats, darks and missing frames stay as they are, got {number}"
+        )
     preparation = Preparation.of_stack(profile, stack)
     original = stack.read(number, number + 1)
     decoded = preparation(original)[0]
@@ -115,11 +123,6 @@ def autocorrelation(residual: NDArray[np.float64], lags: int) -> NDArray[np.floa
     found: NDArray[np.float64] = products[near] / total if total else np.full(products[near].shape, np.nan)
     found[(lags,) * residual.ndim] = np.nan
     return found
-
-
-def _middle(stack: Stack) -> int:
-    data = np.arange(len(stack)) if stack.kinds is None else np.flatnonzero(stack.kinds == Kind.DATA)
-    return int(data[len(data) // 2]) if len(data) else 0
 
 
 def _steps(profile: Profile) -> str:
