@@ -205,6 +205,16 @@ def test_a_storage_mirrors_every_trial(scan: Path, tmp_path: Path, capsys: pytes
     assert len(trials) == len(searched) > 0
 
 
+def test_a_folder_of_more_files_than_a_shell_allows_to_be_open_is_read(tmp_path: Path) -> None:
+    for number in range(60):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["x"] = np.full((2, 4, 4), number, "uint16")
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -Sn 40 && {TUNER} read {tmp_path} --json"], capture_output=True, text=True, check=True
+    )
+    assert len(json.loads(done.stdout)["stacks"]) == 60
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])  # Slurm ends a job by the second
 def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path, by: signal.Signals) -> None:
     path = tmp_path / "scan.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import warnings
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 success; 1 other failure; 2 bad input or usage; 3 requirements that cannot be met; 4 verification failed;
     130 interrupted, by Ctrl-C or as a batch system ends a job.
     """
+    # Each file of a scan stays open, and shells allow 1,024 where the system allows more.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(arguments)
