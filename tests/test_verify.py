@@ -23,6 +23,7 @@ from tuner.measure.verify import verify_original
 from tuner.noise import Noise
 from tuner.profile import Match, Profile
 from tuner.read.hdf5 import open_hdf5
+from tuner.steps.noise_aware import Sigma
 from tuner.steps.uniform import Uniform
 
 SAMPLE_NBYTES = 1 << 20
@@ -140,6 +141,18 @@ def test_a_limit_that_breaks_at_the_far_end_of_its_interval_tells_the_interval()
     value = verify_original(held_to(9), stacks, SAMPLE_NBYTES)["metrics"]["radial_profile.scan_chi2"]
     with pytest.raises(VerificationError, match=r", got ([\d.e-]+) \([\d.e-]+ to [\d.e-]+\)$"):
         verify_original(held_to(1.01 * value), stacks, SAMPLE_NBYTES)
+
+
+def test_frames_with_less_noise_than_the_profile_says_are_a_warning() -> None:
+    """Their limits hold, in a sigma that is not theirs: as of another gain, or of means of frames."""
+    goal = goal_of(None, ["ratio"], ["max_error_sigma <= 0.5"])
+    lossy = replace(profile(goal), noise=Noise(1.0, 0.0, 0.0, "given", 1.0))
+    lossy = replace(lossy, config=replace(lossy.config, steps=(Sigma(0.9),)))
+    rng = np.random.default_rng(0)
+    noisy, quiet = (rng.normal(4000, sigma, (4, 128, 128)).astype(np.uint16) for sigma in (63, 16))
+    assert verify_original(lossy, [stack_of(noisy)], SAMPLE_NBYTES)["warnings"] == []
+    (warning,) = verify_original(lossy, [stack_of(quiet)], SAMPLE_NBYTES)["warnings"]
+    assert warning.startswith("memory: the profile's noise may be too large for these frames: differences have 0.0")
 
 
 def test_a_timed_requirement_that_is_missed_is_a_warning() -> None:

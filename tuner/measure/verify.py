@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,13 +18,14 @@ from tuner.apply.pipeline import default_workers
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Preparation, kept_of
 from tuner.errors import CodecError, InputError, VerificationError
+from tuner.estimate import doubts
 from tuner.goal import Goal, Judge
 from tuner.measure.analyses import analyse, check_allowed, scans_of
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.measure.target import Target
 from tuner.profile import Profile
-from tuner.read.sampling import draw_sample
+from tuner.read.sampling import draw_sample, with_repeats
 from tuner.stack import Stack
 from tuner.steps.reduced import reduced, times_smaller
 
@@ -58,7 +60,7 @@ def verify_original(
     dict
         `frames`, `nbytes`, `ratio` over all frames as reduced that were written, `reduction`, how many times smaller
         that made them, `metrics` on the sample, `requirements` with what was found, and `warnings`: timed requirements
-        that this machine missed just now.
+        that this machine missed just now, and why the profile's noise may be too large for these frames.
 
     Raises
     ------
@@ -143,7 +145,7 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
     judge = Judge(goal, measure_baselines(meter, SEARCH_WINDOWS))
     # What the best is, only a search could tell: here it is what the profile itself reaches.
     bounds = judge.bounds([evaluation])
-    requirements, warnings = [], []
+    requirements, warnings = [], _suspicions(profile, stacks, sample_nbytes)
     for constraint, bound in zip(goal.require, bounds, strict=True):
         met = constraint.violation(evaluation, bound) <= 0
         got = evaluation.metrics.get(constraint.metric)
@@ -161,6 +163,20 @@ def _hold(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> dict
         elif not met:
             raise VerificationError(f"{stacks[0].name}: the profile promises {text}")
     return {"metrics": dict(evaluation.metrics), "requirements": requirements, "warnings": warnings}
+
+
+def _suspicions(profile: Profile, stacks: Sequence[Stack], sample_nbytes: int) -> list[str]:
+    """Why the noise that steps rest on may be too large for these frames: limits in sigma then say nothing of them."""
+    if not profile.config.steps or profile.noise is None:
+        return []
+    return [
+        f"{stack.name}: the profile's noise may be too large for these frames: {doubt}"
+        for stack in stacks
+        for doubt in doubts(
+            profile.noise, stack, with_repeats(draw_sample([stack], sample_nbytes), stack), math.inf, 1.0
+        )
+        if not doubt.safe
+    ]
 
 
 def _target(profile: Profile) -> Target | None:
