@@ -435,6 +435,20 @@ def test_what_nxdetector_says(tmp_path: Path) -> None:
     assert (stack.valid(frames) == ~outside).all()
 
 
+def test_a_mask_of_cxi_excludes_what_is_bad_and_not_what_was_corrected_or_has_a_peak(tmp_path: Path) -> None:
+    bits = np.zeros((4, 6), "uint16")
+    bits[0, :5] = 1 << np.array([0, 3, 7, 9, 12])
+    bits[1, :5] = 1 << np.array([5, 8, 11, 13, 14])
+    with h5py.File(tmp_path / "a.cxi", "w") as file:
+        file["cxi_version"] = 160
+        detector = file.create_group("entry_1/instrument_1/detector_1")
+        detector["data"], detector["mask"] = ramp(5, 4, 6), bits
+        file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"{detector.name}/data")
+    mask = open_hdf5(tmp_path / "a.cxi").mask
+    assert mask is not None
+    assert np.argwhere(mask).tolist() == [[0, column] for column in range(5)]
+
+
 def test_what_does_not_fit_is_not_taken(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.nxs", "w") as file:
         data = group(group(file, "entry", "NXentry"), "data", "NXdata", signal="data")

@@ -18,6 +18,9 @@ _COUNTERS = re.compile(
     r"pilatus|eiger|mythen|medipix|maxipix|merlin|lambda|xspress|photon[ _-]?count|\bhpc\b|hybrid photon", re.IGNORECASE
 )
 _INTEGRATORS = re.compile(r"\bs?cmos\b|\b(em)?ccd\b|jungfrau|\bagipd\b|\bepix|charge[ _-]?integrat", re.IGNORECASE)
+#: Bits of a mask of CXI (Maia 2012) that say that a pixel is not to be trusted: invalid, saturated, hot, dead,
+#: shadowed, to be ignored, bad, missing, noisy, failed correction. The others tell of peaks, resolution and corrections.
+_CXI_BAD = 0x16DF
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,11 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
     groups = detector_groups(file, path)
     mask = kinds = None
     for group in groups:
-        masked = peek(group, "pixel_mask")
-        if mask is None and isinstance(masked, h5py.Dataset) and masked.dtype.kind in "biu":
-            # One for each of several modules has a leading axis; Dectris: any bit that is set says why not to trust it.
-            lead = masked.shape[: -len(frame_shape)]
-            if masked.shape[-len(frame_shape) :] == frame_shape and math.prod(lead) == 1:
-                mask = masked[()].reshape(frame_shape) != 0
+        # Dectris: any bit that is set says why not to trust a pixel.
+        if mask is None and (flags := _flags(group, "pixel_mask", frame_shape)) is not None:
+            mask = flags != 0
+        if mask is None and "cxi_version" in file and (flags := _flags(group, "mask", frame_shape)) is not None:
+            mask = flags & _CXI_BAD != 0
         keys = peek(group, "image_key")
         if kinds is None and isinstance(keys, h5py.Dataset) and keys.size == frames and keys.dtype.kind in "biuf":
             values = keys[()].ravel()
@@ -67,6 +69,18 @@ def detector(file: h5py.File, path: str, frames: int, frame_shape: tuple[int, ..
         switches_gain="jungfrau" in said.lower(),
         kinds=kinds if kinds is not None and kinds.any() else None,
     )
+
+
+def _flags(group: h5py.Group, name: str, frame_shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """What a dataset says of each pixel of all frames; one for each of several modules has a leading axis."""
+    node = peek(group, name)
+    if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "biu":
+        return None
+    lead = node.shape[: -len(frame_shape)]
+    if node.shape[-len(frame_shape) :] != frame_shape or math.prod(lead) != 1:
+        return None
+    flags: NDArray[np.int64] = node[()].reshape(frame_shape).astype(np.int64)
+    return flags
 
 
 def declared_marks(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> tuple[int, ...]:
