@@ -19,7 +19,7 @@ _COUNTERS = re.compile(
 )
 _INTEGRATORS = re.compile(r"\bs?cmos\b|\b(em)?ccd\b|jungfrau|\bagipd\b|\bepix|charge[ _-]?integrat", re.IGNORECASE)
 #: Bits of a mask of CXI (Maia 2012) that say that a pixel is not to be trusted: invalid, saturated, hot, dead,
-#: shadowed, to be ignored, bad, missing, noisy, failed correction. The others tell of peaks, resolution and corrections.
+#: shadowed, to be ignored, bad, missing, noisy, failed correction. Others tell of peaks, resolution and corrections.
 _CXI_BAD = 0x16DF
 
 
