@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from tuner.config import CHAINS, CODECS, Blosc2, Config
 from tuner.document import dump_yaml, parse_yaml
 from tuner.errors import InputError, TunerError
-from tuner.evaluation import METRICS, Evaluation, Log, home, read_log
+from tuner.evaluation import METRICS, Evaluation, Log, check_room, home, read_log
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -233,6 +234,21 @@ def test_a_kill_loses_nothing_that_was_appended(tmp_path: Path) -> None:
         frames = [e.config.chunks[0] for e in read_log(path) if e.config]
         assert frames == list(range(1, len(frames) + 1))
         assert len(frames) >= acknowledged
+
+
+def test_a_full_disk_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "evaluations"
+    check_room(folder)
+    assert [*tmp_path.rglob("*")] == [folder.parent, folder]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(
+            TunerError, match=r"evaluations: must be a folder .*: File too large"
+        ):
+            check_room(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_log_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:

@@ -370,6 +370,27 @@ def test_an_error_is_one_line(arguments: list[str], line: str, capsys: pytest.Ca
     assert verdicts() == []
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_judged(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = str(written(own / "night.jsonl", NEW_SETS))
+    monkeypatch.setenv("TUNER_HOME", log)
+    line = f"tuner: {log}/surrogate: must be a folder that can be written to ($TUNER_HOME may name another): "
+    assert run(capsys, log) == (1, "", f"{line}Not a directory\n")
+
+
+def test_a_log_that_may_not_be_read_is_warned_of_and_the_others_are_learned_from(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(own / "night.jsonl", LIKE_SETS)
+    for name in ("a.jsonl", "b.jsonl.gz"):
+        (own / name).symlink_to(own / "nowhere")
+    code, out, err = run(capsys, "--quiet")
+    assert (code, out) == (0, "")
+    assert err == f"tuner: warning: {own / 'a.jsonl'}: must be readable; 2 such logs are not learned from\n"
+    assert verdicts()[-1].log["new_datasets"] == 4
+
+
 #: `tuner retrain` where another log is shipped.
 RETRAIN = """
 import sys

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -130,6 +131,28 @@ def home() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "tuner"
 
 
+def check_room(folder: Path) -> None:
+    """Make a folder below `home`, and see that it can be written to, before what is to be kept there takes its time.
+
+    Raises
+    ------
+    TunerError
+        Where it cannot, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_ROOM_NBYTES))
+    except OSError as error:
+        raise TunerError(
+            f"{folder}: must be a folder that can be written to ($TUNER_HOME may name another): {error.strerror}"
+        ) from None
+
+
+#: More than a search of the default budget logs.
+_ROOM_NBYTES = 1 << 20
+
+
 class Log:
     """An append-only file of evaluations, one JSON line each; a run appends to a file of its own.
 
@@ -196,7 +219,7 @@ def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]
         Only lines that contain one of them, such as digests of data, where any are given; others are not even parsed.
     """
     texts = [text.encode() for text in containing]
-    for file in sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]) if path.is_dir() else [path]:
+    for file in log_files(path):
         before: dict[str, dict[str, Any]] = {}
         for line in _lines(file):
             if texts and not any(text in line for text in texts):
@@ -205,6 +228,11 @@ def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]
                 yield Evaluation.from_dict(_restored(json.loads(line), before))
             except (ValueError, RecursionError):  # InputError is a ValueError
                 continue
+
+
+def log_files(path: Path) -> list[Path]:
+    """The logs below a folder, in the order of their names; a file is one itself."""
+    return sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]) if path.is_dir() else [path]
 
 
 #: What may be left out of a line: the traits, and these of the origin.

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy as np
 import sklearn
 
 import tuner
-from tuner.errors import InputError, TunerError
-from tuner.evaluation import Evaluation, Log, read_log
+from tuner.errors import InputError, TunerError, TunerWarning
+from tuner.evaluation import Evaluation, Log, log_files, read_log
 from tuner.search import surrogate as definition
 from tuner.search.model_cache import cached
 from tuner.search.score import widening
@@ -85,7 +86,7 @@ def training_log(paths: Sequence[str | os.PathLike[str]]) -> list[Evaluation]:
 
 
 def read_logs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Evaluation]:
-    """All evaluations of some logs, files or folders, one by one.
+    """All evaluations of some logs, files or folders, one by one; what of a folder may not be read is warned of.
 
     Raises
     ------
@@ -97,6 +98,10 @@ def read_logs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Evaluation]:
             raise InputError(f"{path}: no such file or folder")
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: must be readable")
+    closed = [file for path in paths for file in log_files(Path(path)) if not os.access(file, os.R_OK)]
+    if closed:
+        text = f"{closed[0]}: must be readable; {len(closed)} such logs are not learned from"
+        warnings.warn(text, TunerWarning, stacklevel=2)
     return itertools.chain.from_iterable(read_log(Path(path)) for path in paths)
 
 

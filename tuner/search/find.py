@@ -17,7 +17,7 @@ from tuner.apply.pipeline import default_workers
 from tuner.config import PLUGINS, Config
 from tuner.document import parse_size
 from tuner.errors import InputError, TunerWarning, UnsatisfiableError
-from tuner.evaluation import Evaluation, Log, home, read_log
+from tuner.evaluation import Evaluation, Log, check_room, home, read_log
 from tuner.goal import Goal, goal_of, load_goal
 from tuner.measure.access import read_frames
 from tuner.measure.analyses import check_allowed
@@ -186,6 +186,7 @@ def find_profile(
     frames = len(stacks[0]) if len(stacks[0].shape) == 3 else 0
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     folder = home() / "evaluations"
+    check_room(folder)
     past = _past(folder, drawn)
     file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
     with Log(folder / f"{file}.jsonl") as log:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
-from tuner.evaluation import Evaluation, home
+from tuner.evaluation import Evaluation, check_room, home
 from tuner.search.champion import fitted, keep_log, named_log, read_logs, shipped_log
 from tuner.search.score import GOALS, Case, Score, cases_of, score
 from tuner.search.sift import Sifted, sift
 from tuner.search.surrogate import dataset_of
-from tuner.search.verdict import SHIPPED, Verdict, champion_log, verdicts, write_verdict
+from tuner.search.verdict import SHIPPED, Verdict, champion_log, folder, verdicts, write_verdict
 
 #: At most so many data sets of each log are judged.
 _MOST_JUDGED = 40
@@ -53,11 +53,12 @@ def retrain(paths: Sequence[str] = (), notify: Notify = lambda _: None, jobs: in
     InputError
         Where there is no such file or folder.
     TunerError
-        Where the verdict cannot be kept.
+        Where the verdict cannot be kept; at once, if that can be known.
     """
     before = champion_log()
     own = home() / "evaluations"
     given = read_logs(paths or ([str(own)] if own.is_dir() else []))
+    check_room(folder())
     known = _known(before, notify)
     new = sift(given, known)
     verdict = _judge(known, new, _undecided(before, new), notify, jobs)
