@@ -243,9 +243,7 @@ def test_a_full_disk_is_told_before_a_run_begins(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(
-            TunerError, match=r"evaluations: must be a folder .*: File too large"
-        ):
+        with pytest.raises(TunerError, match=r"evaluations: must be a folder .*: File too large"):
             check_room(folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
