@@ -306,7 +306,7 @@ from tuner.config import Config
 from tuner.errors import TunerError
 from tuner.profile import Match, Profile
 folder, access, limited, rounds = sys.argv[1], sys.argv[2], sys.argv[3] == "limit", int(sys.argv[4])
-count = lambda: (h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL), len([*Path("/proc/self/fd").iterdir()]))
+count = lambda: (h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_ALL), len(os.listdir("/proc/self/fd")))
 config, moments, before, held = Config((2, -1, -1)), random.Random(access), count(), []
 for attempt in range(rounds):
     path = f"{folder}/{attempt}.h5"
