@@ -15,7 +15,7 @@ from in_memory import stack_of
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
-from tuner.estimate import Doubt, doubts, estimate
+from tuner.estimate import Doubt, _fit, doubts, estimate
 from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, gaussian_entropy
 from tuner.stack import Kind
 
@@ -334,3 +334,10 @@ def test_a_floor_only_adds_to_the_variance(value: float, gain: float, read_noise
     floored = noise.floored(1.0)
     assert floored.variance(np.array(value)) == max(noise.variance(np.array(value)), floored.floor)
     assert floored.variance(np.array(0.0)) >= (gain**2 if read_noise == 0 else 1 / 12)
+
+
+def test_variances_of_so_many_magnitudes_that_one_point_has_all_the_weight_tell_no_gain() -> None:
+    intensity = np.repeat([1.0, 2.0, 3.0], 400)
+    fitted = _fit(intensity, np.repeat([1e-40, 1.0, 1e40], 400), "test")
+    assert fitted is not None
+    assert (fitted.gain, fitted.offset) == (0, 0)

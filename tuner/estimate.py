@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -293,16 +294,22 @@ def _fit(intensity: NDArray[np.float64], variance: NDArray[np.float64], source: 
     if not len(points):
         return None
     x, y = points.T
+    # One intensity tells no gain; brighter pixels are then taken for no noisier, which is the safe side.
+    flat = Noise(0.0, 0.0, math.sqrt(float(np.median(y))), source)
     if x[-1] - x[0] <= 0.1 * abs(x[-1]) or not y.any():
-        # One intensity tells no gain; brighter pixels are then taken for no noisier, which is the safe side.
-        return Noise(0.0, 0.0, math.sqrt(float(np.median(y))), source)
+        return flat
     sigma = np.maximum(y, y[y > 0].min())
-    for _ in range(4):
-        # The spread of an estimated variance is proportional to it.
-        gain, constant = np.polyfit(x, y, 1, w=1 / sigma)
-        sigma = np.maximum(gain * x + constant, 0.1 * sigma)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.RankWarning)
+        try:
+            for _ in range(4):
+                # The spread of an estimated variance is proportional to it.
+                gain, constant = np.polyfit(x, y, 1, w=1 / sigma)
+                sigma = np.maximum(gain * x + constant, 0.1 * sigma)
+        except np.exceptions.RankWarning:  # variances of so many magnitudes that one point alone has a weight
+            return flat
     if gain <= 0:
-        return Noise(0.0, 0.0, math.sqrt(float(np.median(y))), source)
+        return flat
     offset = max(-float(constant / gain), 0.0)
     return Noise(float(gain), offset, math.sqrt(max(float(constant), 0.0)), source)
 
