@@ -20,10 +20,12 @@ from killing import Victims, write
 from tuner.apply.checksum import with_checksum
 from tuner.apply.dataset import create_dataset
 from tuner.apply.encode import Encoder
+from tuner.apply.opening import open_writer
 from tuner.apply.recover import recover
 from tuner.apply.repack import repack
 from tuner.apply.torn import mend_torn
 from tuner.config import Blosc2, Config
+from tuner.errors import InputError
 from tuner.profile import Match, Profile
 from tuner.read import open_stacks
 
@@ -239,3 +241,26 @@ def test_a_torn_page_of_a_long_index_is_mended_too(tmp_path: Path) -> None:
         file["data"][-1]
     assert mend_torn(path) == 1
     assert path.read_bytes() == image
+
+
+def test_metadata_that_is_damaged_is_recovered_or_refused_and_never_a_crash(tmp_path: Path) -> None:
+    path, config = tmp_path / "a.h5", Config((1, -1, -1))
+    with open_writer(
+        path, Profile("damaged", Match("uint16"), config, config), frame_shape=(8, 8), dtype="uint16"
+    ) as w:
+        w.append(np.arange(200 * 64, dtype="uint16").reshape(200, 8, 8))
+    image, random_ = path.read_bytes(), random.Random(0)
+    signatures = (b"OHDR", b"OCHK", b"EAHD", b"EAIB", b"EADB", b"EASB")
+    blocks = [place for place in range(len(image)) if image.startswith(signatures, place)]
+    refused: list[str] = []
+    for _ in range(100):
+        damaged, block = bytearray(image), random_.choice(blocks)
+        for _ in range(random_.choice((1, 4, 40))):
+            damaged[min(block + random_.randrange(4, 300), len(image) - 1)] = random_.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            recover(path)
+        except InputError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 100
+    assert not any("\n" in text for text in refused)

@@ -39,6 +39,7 @@ from tuner.container import BLOSC2, CONTAINERS
 from tuner.errors import InputError
 from tuner.read.links import DEAD_LINK, as_text, groups, link_at, peek, walk
 from tuner.read.nexus import SERIES, find_frames
+from tuner.read.storage import refusing_damage
 
 
 def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{place}: no such file")
     check_unused(place)
     cleared = clear_flag(place)
-    try:
+    with refusing_damage(f"{place}: cannot be opened"):
         mended = mend_torn(place)
         with h5py.File(place, locking=False) as file:
             eiger = is_eiger(file)
@@ -84,8 +85,6 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
                 beside = _beside(dataset, place)
                 return {**_safe(dataset, place), "cleared": cleared, "mended": mended, "finished": [], "beside": beside}
             names = [name] if eiger else [name, *(other for other in _plotted(file) if other != name)]
-    except OSError as error:
-        raise InputError(f"{place}: cannot be opened: {error}") from None
     return _recover_rolling(place, names, eiger)
 
 

@@ -7,6 +7,7 @@ Formats: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, se
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from tuner.apply.superblock import lookup3
 
 #: Bytes of a checksum, an address, of what each block of an index begins with, and of an index's header.
 _CHECKSUM, _ADDRESS, _PREFIX, _HEADER = 4, 8, 14, 72
-_UNDEFINED = (1 << 8 * _ADDRESS) - 1
 #: Messages of an object header, and the beginning of a layout in chunks.
 _LAYOUT, _CONTINUED, _CHUNKED = 0x08, 0x10, b"\x04\x02"
 #: The kind of index that a dataset has which grows along one axis.
@@ -41,7 +41,8 @@ def mend_torn(path: Path) -> int:
     with path.open("r+b") as stream:
         blocks = _Blocks(stream)
         for address in addresses:
-            blocks.mend_object(address)
+            with contextlib.suppress(struct.error, IndexError):  # damaged otherwise, and HDF5 will say so
+                blocks.mend_object(address)
         if blocks.mended:
             stream.flush()
             os.fsync(stream.fileno())
@@ -69,6 +70,8 @@ class _Blocks:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._end = stream.seek(0, os.SEEK_END)
+        self._seen: set[int] = set()
         self.mended = 0
 
     def _read(self, address: int, nbytes: int) -> bytes:
@@ -76,11 +79,12 @@ class _Blocks:
         return self._stream.read(nbytes)
 
     def _whole(self, address: int, nbytes: int, signature: bytes) -> bytes | None:
-        """A block with its checksum made right; None where there is no such block."""
-        if address == _UNDEFINED:
+        """A block with its checksum made right; None where there is no such block, or it was met before."""
+        if address in self._seen or address + nbytes > self._end:  # as an undefined address is
             return None
+        self._seen.add(address)
         block = self._read(address, nbytes)
-        if len(block) < nbytes or not block.startswith(signature) or not any(block):
+        if not block.startswith(signature) or not any(block):
             return None
         right = lookup3(block[:-_CHECKSUM])
         if right != int.from_bytes(block[-_CHECKSUM:], "little"):
@@ -108,12 +112,12 @@ class _Blocks:
                 body = part[first : first + length]
                 first += length
                 if kind == _CONTINUED:
-                    further, size_of_it = struct.unpack("<QQ", body)
-                    parts.append((further, 4, size_of_it, b"OCHK"))
+                    further, nbytes = struct.unpack("<QQ", body)
+                    parts.append((further, 4, nbytes, b"OCHK"))
                 elif kind == _LAYOUT and body.startswith(_CHUNKED):
-                    kind_of_index = 5 + body[3] * body[4]
-                    if body[kind_of_index] == _EXTENSIBLE:
-                        self._mend_index(*struct.unpack_from("<Q", body, kind_of_index + 6))
+                    index = 5 + body[3] * body[4]
+                    if body[index] == _EXTENSIBLE:
+                        self._mend_index(*struct.unpack_from("<Q", body, index + 6))
 
     def _mend_index(self, address: int) -> None:
         """An extensible array: a header, a first block, data blocks that double, and blocks of their addresses."""
