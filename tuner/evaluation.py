@@ -131,6 +131,10 @@ def home() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "tuner"
 
 
+#: More than a search of the default budget logs.
+_ROOM_NBYTES = 1 << 20
+
+
 def check_room(folder: Path) -> None:
     """Make a folder below `home`, and see that it can be written to, before what is to be kept there takes its time.
 
@@ -147,10 +151,6 @@ def check_room(folder: Path) -> None:
         raise TunerError(
             f"{folder}: must be a folder that can be written to ($TUNER_HOME may name another): {error.strerror}"
         ) from None
-
-
-#: More than a search of the default budget logs.
-_ROOM_NBYTES = 1 << 20
 
 
 class Log:

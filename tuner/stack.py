@@ -175,6 +175,11 @@ class Stack:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape), in the stack's dtype."""
         return self.source.read(start, stop)
 
+    def written(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
+        """True for frames that were written, as far as the source tells, from `start` to before `stop`."""
+        stored = self.source.stored_bytes()
+        return np.ones(len(range(len(self))[start:stop]), np.bool_) if stored is None else stored[start:stop] > 0
+
     def close(self) -> None:
         """Let go of the files; they are opened again where more is read."""
         for stack in (self, self.flats, self.darks):

@@ -56,10 +56,10 @@ def create_dataset(
 
 def fill_of_missing(stack: Stack) -> Any:
     """What the first frame reads as that was never written, whichever file says so; None where all were."""
-    stored = stack.source.stored_bytes()
-    if stored is None or stored.all():
+    written = stack.written()
+    if written.all():
         return None
-    first = int(stored.argmin())
+    first = int(written.argmin())
     return stack.read(first, first + 1).ravel()[0]
 
 

@@ -102,11 +102,10 @@ def kept_of(stack: Stack, start: int, stop: int) -> NDArray[np.bool_] | None:
     So do frames that were never written, which read as a fill value. None where there is none of either.
     """
     other = None if stack.kinds is None else stack.kinds[start:stop] != Kind.DATA
-    stored = stack.source.stored_bytes()
-    if stored is None or stored[start:stop].all():
+    written = stack.written(start, stop)
+    if written.all():
         return other
-    missing: NDArray[np.bool_] = stored[start:stop] == 0
-    return missing if other is None else missing | other
+    return ~written if other is None else ~written | other
 
 
 class Batch:

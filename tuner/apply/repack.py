@@ -213,7 +213,6 @@ class _Plan:
         Without `same_fill` that may read as the fill value of any of several files; where it is another it is written.
         """
         stack = self.stack
-        stored = stack.source.stored_bytes()
         tiles = tiles_of(stack.frame_shape, self.encoder.chunk_shape[1:])
         depth = depth_of(workers, tiles if self.preparation.steps else 1)
         write = dataset.id.write_direct_chunk
@@ -224,7 +223,7 @@ class _Plan:
         pipeline = Pipeline(self.encoder, write, workers, depth=depth)
         try:
             for slab in slabs(stack.lead_shape, self.lead_chunk):
-                missing = stored is not None and not stored[slab.start : slab.stop].any()
+                missing = not stack.written(slab.start, slab.stop).any()
                 if missing and same_fill:
                     continue
                 frames = stack.read(slab.start, slab.stop)
@@ -287,8 +286,7 @@ def _write(plan: _Plan, target: Path, place: str, overwrite: bool, workers: int)
         temporary.unlink(missing_ok=True)
         if plan.files is not None:
             plan.files.discard()
-    stored = stack.source.stored_bytes()
-    missing = 0 if stored is None else len(stack) - int(np.count_nonzero(stored))
+    missing = int(np.count_nonzero(~stack.written()))
     nbytes = stack.nbytes - missing * stack.frame_nbytes
     return {
         "source": stack.name,

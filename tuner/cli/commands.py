@@ -193,8 +193,11 @@ def verify_command(options: argparse.Namespace) -> None:
         f"\n  {'met' if r['met'] else 'missed'}: {r['requirement']} (here {r['limit']:.4g}), got {r['got']:.4g}"
         for r in verified["requirements"]
     )
-    kept = "within the limits on quality in each" if profile.limits else "rounded, with no limit on quality to hold to"
-    kept = kept if profile.config.steps else "bit for bit"
+    kept = "bit for bit"
+    if profile.config.steps:
+        kept = (
+            "within the limits on quality in each" if profile.limits else "rounded, with no limit on quality to hold to"
+        )
     _answer(
         options,
         verified,

@@ -79,8 +79,7 @@ def verify_original(
     for stack in stacks:
         resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
         prepare = Preparation.of_stack(profile, stack)
-        sizes = stack.source.stored_bytes()
-        written = np.ones(len(stack), np.bool_) if sizes is None else sizes > 0
+        written = stack.written()
         with closing(open_encoder(resolved, profile.fallback.blosc2, stack.dtype)) as encoder:
             decoded = np.empty(resolved.chunks, stack.dtype)
             depth = resolved.chunks[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -58,8 +59,6 @@ class Hdf5Source:
         self._ends = np.cumsum([int(np.prod(lead, dtype=np.int64)) for lead in self._leads])
         self._file: h5py.File | None = None
         self._open: h5py.Dataset | None = None
-        self._stored: NDArray[np.int64] | None = None
-        self._asked = False
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames `start` to `stop`, shape (stop - start, *frame_shape), in native byte order.
@@ -102,11 +101,10 @@ class Hdf5Source:
 
         As they were when it was asked first.
         """
-        if not self._asked:
-            self._stored, self._asked = self._stored_bytes(), True
         return self._stored
 
-    def _stored_bytes(self) -> NDArray[np.int64] | None:
+    @cached_property
+    def _stored(self) -> NDArray[np.int64] | None:
         parts = []
         with open_file(self.path) as file, refusing_damage(f"{self.path}: is cut or damaged"):
             for name in self.datasets:

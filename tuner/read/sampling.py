@@ -123,8 +123,7 @@ def draw_sample(
                 f"{stack.name}: frames must be as those of {first.name}, {first.dtype}{first.frame_shape}, "
                 f"got {stack.dtype}{stack.frame_shape}"
             )
-    stored = [stack.source.stored_bytes() for stack in stacks]
-    eligible = [eligible_frames(stack, sizes) for stack, sizes in zip(stacks, stored, strict=True)]
+    eligible = [eligible_frames(stack) for stack in stacks]
     if among is not None:
         eligible = [frames[allowed[frames]] for frames, allowed in zip(eligible, among, strict=True)]
     if not any(len(frames) for frames in eligible):
@@ -139,7 +138,7 @@ def draw_sample(
         segments = _segments(frames)
         if not whole:
             rng = np.random.default_rng([seed, index])
-            segments = _choose(stack, stored[index], frames, segments, share, rng)
+            segments = _choose(stack, stack.source.stored_bytes(), frames, segments, share, rng)
         runs += [Run(index, int(start), _read(stack, int(start), int(stop))) for start, stop in segments]
     return Sample(tuple(runs))
 
@@ -152,7 +151,7 @@ def with_repeats(sample: Sample, stack: Stack) -> list[NDArray[Any]]:
     runs = [run.frames for run in sample.runs]
     if sample.longest > 1:
         return runs
-    frames = eligible_frames(stack, stack.source.stored_bytes())
+    frames = eligible_frames(stack)
     firsts = frames[:-1][np.diff(frames) == 1]
     if not len(firsts):
         return runs
@@ -164,9 +163,9 @@ def _read(stack: Stack, start: int, stop: int) -> NDArray[Any]:
     return np.ascontiguousarray(stack.read(start, stop))
 
 
-def eligible_frames(stack: Stack, stored: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Numbers of the data frames whose chunks were written, by stored bytes; of all that were where none is data."""
-    written = np.ones(len(stack), np.bool_) if stored is None else stored > 0
+def eligible_frames(stack: Stack) -> NDArray[np.int64]:
+    """Numbers of the data frames whose chunks were written; of all that were where none is data."""
+    written = stack.written()
     data = written if stack.kinds is None else written & (stack.kinds == Kind.DATA)
     return np.flatnonzero(data if data.any() else written)
 

@@ -52,7 +52,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         "shape": list(stack.shape),
         "axes": list(stack.axes),
         "frames": len(stack),
-        "written_frames": _written(stack),
+        "written_frames": int(stack.written().sum()),
         "frame_shape": list(stack.frame_shape),
         "dtype": str(stack.dtype),
         "nbytes": stack.nbytes,
@@ -90,13 +90,7 @@ def _storage(stack: Stack) -> dict[str, Any] | None:
 def _stored_ratio(stack: Stack) -> float | None:
     """The ratio that the stored frames have today; frames that were never written do not count."""
     nbytes = stack.storage.nbytes if stack.storage else 0
-    return _written(stack) * stack.frame_nbytes / nbytes if nbytes else None
-
-
-def _written(stack: Stack) -> int:
-    """Frames that were written, as far as the file tells."""
-    stored = stack.source.stored_bytes()
-    return len(stack) if stored is None else int(np.count_nonzero(stored))
+    return int(stack.written().sum()) * stack.frame_nbytes / nbytes if nbytes else None
 
 
 def _kinds(stack: Stack) -> dict[str, int]:

@@ -63,7 +63,7 @@ def split(stacks: Sequence[Stack], count: int, seed: int) -> Parts:
         Decides what is left to chance.
     """
     rng = np.random.default_rng([seed, 1])
-    eligible = [eligible_frames(stack, stack.source.stored_bytes()) for stack in stacks]
+    eligible = [eligible_frames(stack) for stack in stacks]
     filled = [index for index, frames in enumerate(eligible) if len(frames)]
     if sum(map(len, eligible)) == 1:
         return _tiles(stacks, filled[0], int(eligible[filled[0]][0]), count, rng)

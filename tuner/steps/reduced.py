@@ -281,10 +281,10 @@ def _starts(stack: Stack, chain: Chain) -> tuple[NDArray[np.int64], NDArray[np.b
 
 def _triaged(stack: Stack, triage: Triage, kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Numbers of the frames that are kept, and which of them for audit: each frame is read once."""
-    written = stack.source.stored_bytes()
+    written = stack.written()
     kept = np.ones(len(stack), np.bool_)
     for number in np.flatnonzero(kinds == Kind.DATA):
-        if written is None or written[number]:
+        if written[number]:
             frame = stack.read(int(number), int(number) + 1)
             kept[number] = triage.count(frame[0], stack.valid(frame)[0]) >= triage.peaks
     rejected = np.flatnonzero(~kept)

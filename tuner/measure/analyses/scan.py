@@ -59,7 +59,7 @@ class Scan:
 
     def whole(self) -> Scan:
         """The same of every data frame that was written."""
-        return replace(self, numbers=eligible_frames(self.stack, self.stack.source.stored_bytes()))
+        return replace(self, numbers=eligible_frames(self.stack))
 
     def pairs(self) -> Iterator[Pair]:
         """The frames, as many at a time as memory is meant to hold."""
