@@ -23,7 +23,7 @@ from tuner.apply.encode import Encoder
 from tuner.apply.opening import open_writer
 from tuner.apply.recover import recover
 from tuner.apply.repack import repack
-from tuner.apply.torn import mend_torn
+from tuner.apply.torn import PAGE_NBYTES, mend_torn
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError
 from tuner.profile import Match, Profile
@@ -213,15 +213,15 @@ def test_what_was_flushed_reads_once_recovered_wherever_a_write_was_torn(
         for cut in range(place // every * every + every, place + len(data or b""), every):
             assert data is not None
             path.write_bytes(wrote(image, (place, data[: cut - place])))
-            mended = mend_torn(path)
+            mended = mend_torn(path, every)
             with h5py.File(path) as file:
                 assert holds(file, names, safe)
-            assert mend_torn(path) == 0
+            assert mend_torn(path, every) == 0
             torn += mended
         image = wrote(image, (place, data))
     assert torn > 0
     path.write_bytes(image)
-    assert mend_torn(path) == 0, "what is whole is left alone"
+    assert mend_torn(path, every) == 0, "what is whole is left alone"
     assert path.read_bytes() == image
 
 
@@ -241,6 +241,35 @@ def test_a_torn_page_of_a_long_index_is_mended_too(tmp_path: Path) -> None:
         file["data"][-1]
     assert mend_torn(path) == 1
     assert path.read_bytes() == image
+
+
+def test_a_flipped_bit_within_a_page_gets_no_right_checksum(tmp_path: Path) -> None:
+    path, config = tmp_path / "a.h5", Config((1, -1, -1))
+    profile = Profile("damaged", Match("uint16"), config, config)
+    with open_writer(path, profile, frame_shape=(8, 8), dtype="uint16") as writer:
+        writer.append(np.arange(40 * 64, dtype="uint16").reshape(40, 8, 8))
+    damaged = bytearray(path.read_bytes())
+    block = damaged.index(b"EADB")  # of 340 bytes
+    assert block // PAGE_NBYTES == (block + 340) // PAGE_NBYTES
+    damaged[block + 30] ^= 4
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="incorrect metadata checksum"):
+        recover(path)
+    assert path.read_bytes() == damaged
+    assert mend_torn(path, page=64) == 1, "as if pages were smaller"
+
+
+def test_metadata_of_another_program_gets_no_right_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(recorded(1, 1, before=2000)[0])
+    assert mend_torn(path) == 0
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.rindex(b"EADB") + 30] ^= 4  # of more than a page
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="must be written with a profile"):
+        recover(path)
+    assert path.read_bytes() == damaged
+    assert mend_torn(path) == 1, "of a writer of ours it may have been torn"
 
 
 def test_metadata_that_is_damaged_is_recovered_or_refused_and_never_a_crash(tmp_path: Path) -> None:

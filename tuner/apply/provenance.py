@@ -17,6 +17,7 @@ from tuner.apply.codec import blosc2
 from tuner.container import Container
 from tuner.document import dump_yaml
 from tuner.profile import Profile
+from tuner.read.links import as_text, peek
 from tuner.steps.reduced import reductions_to
 
 #: Bytes that fit into a dataset's header, about.
@@ -74,6 +75,16 @@ def add_process(file: h5py.File, dataset: str, profile: Profile, container: Cont
     for term, value in terms.items():
         _put(parameters, term, value)
     return process
+
+
+def has_process(file: h5py.File) -> bool:
+    """Whether an NXprocess of ours is in the file's root or one of its groups; datasets may be damaged."""
+    for group in (file, *(node for name in file if isinstance(node := peek(file, name), h5py.Group))):
+        for name in group:
+            program = peek(group, f"{name}/program") if name.split("_")[0] == "tuner" else None
+            if isinstance(program, h5py.Dataset) and as_text(program[()]) == "tuner":
+                return True
+    return False
 
 
 def _group(parent: h5py.Group, name: str, nx_class: str) -> h5py.Group:

@@ -30,6 +30,7 @@ from tuner.apply.master import (
     link,
     part_name,
 )
+from tuner.apply.provenance import has_process
 from tuner.apply.runs import Runs
 from tuner.apply.scan_file import LIBVER, sync_folder
 from tuner.apply.superblock import clear_flag
@@ -45,9 +46,9 @@ from tuner.read.storage import refusing_damage
 def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Make the file of a writer that was killed open again, and say which of its frames are safe.
 
-    A flag that SWMR access leaves is cleared, and the checksums of blocks of metadata that the kill tore are made
-    right. Of a master that joins data files, the one that was being written is finished with its safe frames, and the
-    master is replaced by one that joins it too.
+    A flag that SWMR access leaves is cleared, and the checksums of blocks of metadata that a kill may have torn, as
+    they lie in two pages, are made right. Of a master that joins data files, the one that was being written is
+    finished with its safe frames, and the master is replaced by one that joins it too.
 
     Parameters
     ----------
@@ -73,7 +74,9 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     check_unused(place)
     cleared = clear_flag(place)
     with refusing_damage(f"{place}: cannot be opened"):
-        mended = mend_torn(place)
+        with h5py.File(place, locking=False) as file:
+            ours = has_process(file)
+        mended = mend_torn(place) if ours else 0
         with h5py.File(place, locking=False) as file:
             eiger = is_eiger(file)
             name = f"/{EIGER_DATASET}" if eiger else find_frames(file)[0]

@@ -1,7 +1,8 @@
 """Blocks of HDF5's metadata that a kill tore: their checksums are made right.
 
 The kernel ends a write of a killed process between two pages, so that the front of a block may be newer than its end.
-Of frames that were acknowledged both say the same, as an index only grows: only the checksum at the end is wrong.
+Of frames that were acknowledged both say the same, as an index only grows: only the checksum at the end is wrong. What
+lies within one page cannot be torn: where its checksum is wrong it is damaged, and stays as it is, for HDF5 to refuse.
 Formats: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, sections IV.A.1.b, IV.A.2.i and VII.D.
 """
 
@@ -18,6 +19,9 @@ import h5py
 
 from tuner.apply.superblock import lookup3
 
+#: Bytes between the places of a file at which a write may end; larger pages end at multiples of it.
+PAGE_NBYTES = 4096
+
 #: Bytes of a checksum, an address, of what each block of an index begins with, and of an index's header.
 _CHECKSUM, _ADDRESS, _PREFIX, _HEADER = 4, 8, 14, 72
 #: Messages of an object header, and the beginning of a layout in chunks.
@@ -26,10 +30,19 @@ _LAYOUT, _CONTINUED, _CHUNKED = 0x08, 0x10, b"\x04\x02"
 _EXTENSIBLE = 4
 
 
-def mend_torn(path: Path) -> int:
+def mend_torn(path: Path, page: int = PAGE_NBYTES) -> int:
     """Make right the checksums of torn headers of objects, and of torn blocks of their indices of chunks; how many.
 
-    Of a file that is whole nothing is changed. What chunks hold is not looked at: they have checksums of their own.
+    Of a file that is whole nothing is changed, nor are blocks that lie within one page. In one that lies in two, damage
+    and a kill look alike. What chunks hold is not looked at: they have checksums of their own, which also tell chunks
+    that a damaged index finds in a wrong place.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file of a killed writer; in those of other programs a wrong checksum is damage.
+    page : int
+        Bytes of a page.
 
     Raises
     ------
@@ -39,7 +52,7 @@ def mend_torn(path: Path) -> int:
     with h5py.File(path, locking=False) as file:
         addresses = list(dict.fromkeys(_objects(file.id, set())))
     with path.open("r+b") as stream:
-        blocks = _Blocks(stream)
+        blocks = _Blocks(stream, page)
         for address in addresses:
             with contextlib.suppress(struct.error, IndexError):  # damaged otherwise, and HDF5 will say so
                 blocks.mend_object(address)
@@ -68,8 +81,9 @@ def _objects(group: h5py.h5g.GroupID, seen: set[int]) -> Iterator[int]:
 class _Blocks:
     """The blocks of a file that end in checksums."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, page: int) -> None:
         self._stream = stream
+        self._page = page
         self._end = stream.seek(0, os.SEEK_END)
         self._seen: set[int] = set()
         self.mended = 0
@@ -79,15 +93,15 @@ class _Blocks:
         return self._stream.read(nbytes)
 
     def _whole(self, address: int, nbytes: int, signature: bytes) -> bytes | None:
-        """A block with its checksum made right; None where there is no such block, or it was met before."""
+        """A block, if it was torn with its checksum made right; None where there is none, or it was met before."""
         if address in self._seen or address + nbytes > self._end:  # as an undefined address is
             return None
         self._seen.add(address)
         block = self._read(address, nbytes)
         if not block.startswith(signature) or not any(block):
             return None
-        right = lookup3(block[:-_CHECKSUM])
-        if right != int.from_bytes(block[-_CHECKSUM:], "little"):
+        within_a_page = address // self._page == (address + nbytes - 1) // self._page
+        if not within_a_page and (right := lookup3(block[:-_CHECKSUM])) != int.from_bytes(block[-_CHECKSUM:], "little"):
             self._stream.seek(address + nbytes - _CHECKSUM)
             self._stream.write(struct.pack("<I", right))
             self.mended += 1
