@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ splitmode='auto', typesize=2, blocksize=160000), steps=())
             raise InputError(f"blocksize must be a multiple of typesize {typesize}, got {self.blosc2.blocksize}")
         # A chunk of less than the least block is one block by itself.
         blocksize = min(self.blosc2.blocksize, nbytes) if nbytes >= MIN_BLOCKSIZE else 0
-        return replace(self, chunks=chunks, blosc2=replace(self.blosc2, typesize=typesize, blocksize=blocksize))
+        return Config(chunks, _closed(self.blosc2, typesize, blocksize), self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them.
@@ -219,6 +220,11 @@ splitmode='auto', typesize=2, blocksize=160000), steps=())
             return cls(**values)
         except InputError as error:
             raise InputError(join(place, str(error))) from None
+
+
+@lru_cache(1 << 14)  # a space has few of these for its many configurations, and a search resolves all of them
+def _closed(blosc2: Blosc2, typesize: int, blocksize: int) -> Blosc2:
+    return replace(blosc2, typesize=typesize, blocksize=blocksize)
 
 
 _UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}

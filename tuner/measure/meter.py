@@ -376,7 +376,8 @@ class Meter:
 
     def access_factors(self, configs: Sequence[Config]) -> dict[str, NDArray[np.float64]]:
         """Metric of reading to the logarithm of its factor over decoding, shape (configurations,)."""
-        factors = {c.chunks: self._access(self.resolve(c).chunks, 1.0) for c in configs}
+        distinct = {c.chunks: c for c in configs}
+        factors = {chunks: self._access(self.resolve(c).chunks, 1.0) for chunks, c in distinct.items()}
         return {name: np.log([factors[c.chunks][name] for c in configs]) for name in factors[configs[0].chunks]}
 
     def _access(self, chunks: tuple[int, ...], decode_mb_s: float) -> dict[str, float]:
