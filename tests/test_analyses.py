@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -286,6 +287,58 @@ def sums(frame: NDArray[Any], at: tuple[int, int]) -> float:
 def one_frame(folder: Path, frames: NDArray[Any]) -> Scan:
     np.save(folder / "one.npy", frames)
     return scan_of(folder / "one.npy", POISSON)
+
+
+def exposures(background: float, spectra: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same spectra taken twice: lines of Fe and Cu, no Mn, over a flat background."""
+    energy = np.arange(1200) * 0.01
+    light = np.full(1200, background)
+    for at, counts in ((6.40, 880), (7.06, 120), (8.04, 176), (8.90, 24)):
+        width = np.hypot(0.15, 2.355 * np.sqrt(0.115 * 0.00366 * max(at - 5.9, 0))) / 2.355
+        light += counts * 0.01 / (width * np.sqrt(2 * np.pi)) * np.exp(-((energy - at) ** 2) / (2 * width**2))
+    first, second = np.random.default_rng(1).poisson(light, (2, spectra, 1200)).astype(np.float32)
+    return first, second
+
+
+@pytest.mark.parametrize("background", [0.02, 20.0])
+@pytest.mark.parametrize("gain", [1.0, 1e-3, 100.0])
+def test_a_repeated_exposure_moves_areas_by_their_error_bars_whatever_the_background_and_the_unit(
+    tmp_path: Path, background: float, gain: float
+) -> None:
+    """By more of them, what is harmless is refused; by less, what is not passes."""
+    first, second = exposures(background, 50)
+    write_spectra(tmp_path / "spectra.h5", first * np.float32(gain))
+    scan = scan_of(tmp_path / "spectra.h5", Noise(gain, 0.0, 0.0, "given"), lambda _: second * np.float32(gain))
+    analysis = {"elements": ["Mn", "Fe", "Cu"], "calibration": [0, 0.01], "beam_kev": 11.5}
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": analysis}})
+    found = analyse(goal, [scan]).metrics
+    assert 0.9 * 2**0.5 < found["spectrum.pixel_rms_error_bars"] < 2.0 * 2**0.5
+    assert found["spectrum.scan_error_bars"] < 8
+
+
+def write_spectra(path: Path, spectra: NDArray[Any]) -> None:
+    with h5py.File(path, "w") as file:
+        file["data"] = spectra
+        file["data"].attrs["interpretation"] = "spectrum"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"elements": ["Fe", "C"]}, r"lines from 1 to 11\.6 keV that the beam excites, got 'C'$"),
+        ({"elements": ["Pb"]}, r"lines from 1 to 11\.6 keV that the beam excites, got 'Pb'$"),
+        ({"elements": ["fe"]}, "must name elements such as Fe, got 'fe'$"),
+        ({"calibration": [0, 0]}, "calibration must reach from 1 keV up, got 0 and 0 a channel$"),
+        ({"calibration": [0, 10]}, "calibration must reach from 1 keV up, got 0 and 10 a channel$"),
+    ],
+)
+def test_lines_that_cannot_be_fitted_are_answered_in_one_line(
+    files: dict[str, Path], given: dict[str, Any], message: str
+) -> None:
+    analysis = {"elements": ["Fe"], "calibration": [0, 0.01], "beam_kev": 12, **given}
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": analysis}})
+    with pytest.raises(InputError, match=message):
+        analyse(goal, [scan_of(files["xrf"], POISSON)])
 
 
 def test_rounding_below_the_noise_costs_no_half_set_correlation_and_noise_of_a_cheat_does(

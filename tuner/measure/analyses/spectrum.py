@@ -14,6 +14,9 @@ from tuner.measure.analyses.scan import KNOWN, Measured, Scan, draws, library
 #: Fano factor of silicon, and the width that it gives a line at 5.9 keV, in keV (X-ray Data Booklet, section 4.5).
 _FANO, _FANO_FWHM = 0.115, 2.355 * (0.115 * 0.00366 * 5.9) ** 0.5
 
+#: Channels from 1 keV to the beam's energy, at least: fewer are none of a spectrum in keV.
+_FEWEST = 16
+
 _Array = NDArray[np.float64]
 
 
@@ -22,25 +25,31 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
 
     Areas are those of PyMca's linear fit (Solé et al., Spectrochim. Acta B 62, 63, 2007), all channels weighted alike:
     K lines below the beam's energy, L lines of elements whose K edge is above it, and scatter, over a SNIP background.
-    The error bar of a line in the sum is that of the fit weighted by Poisson's variance; in one spectrum it is that of
-    the mean spectrum, less by the square root of their number. Channels that do not count are 0.
+    The error bar of a line in the sum is what the noise of the channels makes of its area, with the background as it
+    is, one count at least; in one spectrum it is that of the mean spectrum, less by the square root of their number.
+    Channels that do not count are 0.
 
     Raises
     ------
     InputError
-        Where PyMca is not installed, frames are no spectra, the calibration is not known, or no line can be seen.
+        Where PyMca is not installed, frames are no spectra, the calibration or the noise is not known, or an element
+        has no line that can be seen.
     """
     if len(scan.stack.frame_shape) != 1:
         raise InputError(f"{scan.stack.name}: frames must be spectra for spectrum, got {scan.stack.frame_shape}")
+    configuration = _configuration(analysis, scan)
     pairs = list(scan.pairs())
     before = np.concatenate([np.where(pair.valid, pair.original, 0) for pair in pairs]).astype(np.float64)
     after = np.concatenate([np.where(pair.valid, pair.decoded, 0) for pair in pairs]).astype(np.float64)
-    configuration = _configuration(analysis, scan)
+    variance = sum(np.where(pair.valid, scan.variance(pair.original), 0.0).sum(axis=0) for pair in pairs)
+    one = scan.pixels.noise.gain if scan.pixels.noise is not None else 1.0
     spectra = len(before)
     weights = draws(spectra) * spectra
     sums = [np.concatenate([side.sum(axis=0)[None], weights @ side]) for side in (before, after)]
-    first, second, sum_first, sum_second = (_fit(configuration, side)[0] for side in (before, after, *sums))
-    error = _fit(configuration, sums[0][:1], weighted=True)[1]
+    first, second, sum_first, sum_second = (_fit(configuration, side) for side in (before, after, *sums))
+    # Areas of single counts without a background: how far each channel moves each area, as the fit is linear.
+    response = _fit({**configuration, "fit": {**configuration["fit"], "stripflag": 0}}, np.eye(before.shape[1]))
+    error = np.maximum(np.sqrt(response**2 @ variance), max(one, 1e-300))[:, None]
     moved = (second - first) / (error / spectra**0.5)
     change = np.abs(sum_second - sum_first)
     known = np.abs(sum_first) >= KNOWN * error
@@ -54,8 +63,8 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
     }
 
 
-def _fit(configuration: dict[str, Any], spectra: _Array, weighted: bool = False) -> tuple[_Array, _Array]:
-    """Areas of the lines and their error bars, shape (lines, spectra); the latter are of use where weighted."""
+def _fit(configuration: dict[str, Any], spectra: _Array) -> _Array:
+    """Areas of the lines, shape (lines, spectra); below 0 too, as noise has it."""
     with library("spectrum"):
         from PyMca5.PyMcaPhysics.xrf.FastXRFLinearFit import FastXRFLinearFit
 
@@ -64,10 +73,10 @@ def _fit(configuration: dict[str, Any], spectra: _Array, weighted: bool = False)
         y=spectra[None],
         configuration=configuration,
         concentrations=False,
-        weight=2 if weighted else 0,
+        weight=0,
+        refit=False,
     )
-    areas, errors = (np.asarray(found[key], np.float64)[:, 0] for key in ("parameters", "uncertainties"))
-    return areas, np.maximum(errors, 1e-300)
+    return np.asarray(found["parameters"], np.float64)[:, 0]
 
 
 def _configuration(analysis: Spectrum, scan: Scan) -> dict[str, Any]:
@@ -77,17 +86,25 @@ def _configuration(analysis: Spectrum, scan: Scan) -> dict[str, Any]:
         from PyMca5.PyMcaPhysics.xrf.ClassMcaTheory import McaTheory
 
     zero, gain = analysis.calibration or _calibration(scan)
+    channels = scan.stack.frame_shape[0]
+    lowest = max(0, int((1.0 - zero) / gain)) if gain > 0 else channels
+    highest = min(channels - 1, int((analysis.beam_kev - 0.4 - zero) / gain)) if gain > 0 else 0
+    if highest - lowest < _FEWEST:
+        raise InputError(f"{analysis.name}.calibration must reach from 1 keV up, got {zero:g} and {gain:g} a channel")
+    low, high = zero + gain * lowest, zero + gain * highest
     lines = {}
     for element in analysis.elements:
         if element not in Elements.Element:
             raise InputError(f"{analysis.name}.elements must name elements such as Fe, got {element!r}")
-        binding = Elements.Element[element]["binding"]
-        lines[element] = ["K" if binding["K"] < analysis.beam_kev else "L"]
-    channels = scan.stack.frame_shape[0]
-    lowest = max(0, int((1.0 - zero) / gain))
-    highest = min(channels - 1, int((analysis.beam_kev - 0.4 - zero) / gain))
-    if highest <= lowest:
-        raise InputError(f"{analysis.name}.calibration must reach from 1 keV up, got {zero:g} and {gain:g} a channel")
+        about = Elements.Element[element]
+        shell, edge = ("K", "K") if about["binding"]["K"] < analysis.beam_kev else ("L", "L3")
+        seen = any(low <= about[ray]["energy"] <= high for ray in about[f"{shell} xrays"])
+        if not seen or about["binding"][edge] >= analysis.beam_kev:
+            raise InputError(
+                f"{analysis.name}.elements must have K or L lines from {low:.4g} to {high:.4g} keV that the beam"
+                f" excites, got {element!r}"
+            )
+        lines[element] = [shell]
     configuration: dict[str, Any] = McaTheory().configure()
     configuration["peaks"] = lines
     configuration["fit"].update(
