@@ -155,6 +155,79 @@ def test_a_radial_profile_is_what_counting_pixels_in_rings_gives(files: dict[str
     assert found.metrics["radial_profile.frame_error_bars"] == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize("flux", [0.0005, 0.05, 50.0])
+def test_figures_of_profiles_are_what_their_definitions_give_of_few_counts_and_of_pixels_that_fail_in_some_frames(
+    tmp_path: Path, flux: float
+) -> None:
+    """The error bar of a mean is that of all its counts: not that of one count a frame, which hid a bias of few."""
+    rng = np.random.default_rng(2)
+    frames = rng.poisson(flux, (40, 64, 60)).astype(np.int32)
+    after = frames + (rng.random(frames.shape) < 0.05)
+    bad = rng.random(frames.shape) < 0.02
+    bad[3] = bad[5:25, 40:] = True
+    frames[bad] = after[bad] = -1
+    np.save(tmp_path / "frames.npy", frames)
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"radial_profile": {"centre": [30.2, 28.7], "bins": 16}}})
+    found = analyse(goal, [scan_of(tmp_path / "frames.npy", POISSON, lambda _: after)]).metrics
+
+    y, x = np.indices(frames.shape[1:]) + 0.5
+    distance = np.hypot(y - 30.2, x - 28.7)
+    low, high = distance.min(), distance.max()
+    bins = np.minimum((distance - low) / (high - low) * 16, 15).astype(int)
+    pixels, counts, more = (
+        np.array(
+            [np.bincount(bins.ravel(), np.where(out, 0, one).ravel(), 16) for out, one in zip(bad, of, strict=True)]
+        )
+        for of in (np.ones_like(frames), frames, after)
+    )
+    seen = pixels > 0
+    scaled, moved, variance, least = (
+        np.divide(one, n, out=np.zeros_like(counts), where=seen)
+        for one, n in ((counts, pixels), (more - counts, pixels), (counts, pixels**2), (1.0, pixels))
+    )
+    bars = np.divide(moved, np.sqrt(np.maximum(variance, least**2)), out=np.zeros_like(counts), where=seen)
+    times = seen.sum(axis=0)
+    sigma = np.maximum(np.sqrt(variance.sum(axis=0)) / times, least.sum(axis=0) / times**2)
+    mean, change = scaled.sum(axis=0) / times, moved.sum(axis=0) / times
+    known = mean >= 100 * sigma
+    expected = {
+        "frame_chi2": max((one[s] ** 2).mean() for one, s in zip(bars, seen, strict=True) if s.any()),
+        "frame_error_bars": bars.max(),
+        "scan_chi2": ((change / sigma) ** 2).mean(),
+        "scan_error_bars": (change / sigma).max(),
+        "scan_percent": 100 * np.divide(change, mean, out=np.zeros(16), where=known).max(),
+    }
+    assert known.any() == (flux == 50)
+    got = {name: found[f"radial_profile.{name}"] for name in expected}
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_pixels_that_came_back_as_no_number_break_every_limit_on_a_profile(tmp_path: Path) -> None:
+    np.save(tmp_path / "frames.npy", np.full((4, 32, 32), 900, np.float32))
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"radial_profile": {"centre": [16, 16], "bins": 8}}})
+    lost = np.full((4, 32, 32), 900, np.float32)
+    lost[2, 3, 4] = np.nan
+    found = analyse(goal, [scan_of(tmp_path / "frames.npy", POISSON, lambda _: lost)]).metrics
+    assert found.pop("radial_profile.scan_run_p") == 0
+    assert set(found.values()) == {np.inf}
+
+
+def test_a_calibration_that_is_none_is_answered_in_one_line(tmp_path: Path, files: dict[str, Path]) -> None:
+    (tmp_path / "text.poni").write_text("no calibration\n")
+    (tmp_path / "dark.poni").write_text("Distance: 0.1\nPoni1: 0\nPoni2: 0\nPixelSize1: 1e-4\nPixelSize2: 1e-4\n")
+    (tmp_path / "list.poni").write_text("[1, 2\n")
+    for name, text in (
+        ("text", "must"),
+        ("dark", "must tell the wavelength"),
+        ("list", "must"),
+        ("gone", "no such file"),
+    ):
+        path = tmp_path / f"{name}.poni"
+        goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"radial_profile": {"poni": str(path)}}})
+        with pytest.raises(InputError, match=rf"^{path}: {text}[^\n]*$"):
+            analyse(goal, [scan_of(files["saxs"], POISSON)])
+
+
 def test_slices_show_the_phantom_and_a_wrong_axis_does_not(files: dict[str, Path]) -> None:
     scan = scan_of(files["tomography"], SCANS["tomography"][1]).whole()
     phantom = draw_phantom(world(1), CAMERA.features)
@@ -413,6 +486,11 @@ def test_a_goal_with_analyses_comes_back_from_its_document(technique: str) -> No
         ({"peaks": {"halves": 1}}, [], r"analyses\.peaks\.halves must be true or false, got 1"),
         ({"peaks": {"box": 4}}, [], r"analyses\.peaks\.background must be odd"),
         ({"radial_profile": {"centre": [1]}}, [], r"centre must be \[row, column\]"),
+        (
+            {"radial_profile": {"centre": [1, 2], "poni": "a"}},
+            [],
+            r"radial_profile\.centre must not be given beside poni",
+        ),
         ({"spectrum": {}}, [], r"analyses\.spectrum\.elements must be given"),
         ({"Mine": {"analysis": "python:a.b"}}, [], "lower-case"),
         ({"mine": {"analysis": "python:os"}}, [], r"module\.function"),

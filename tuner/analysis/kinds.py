@@ -46,6 +46,11 @@ class RadialProfile(Checked):
         ),
     }
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.poni is not None and self.centre is not None:
+            raise InputError("centre must not be given beside poni, which tells it, got both")
+
 
 @dataclass(frozen=True)
 class Peaks(Checked):

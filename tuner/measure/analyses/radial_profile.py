@@ -22,8 +22,9 @@ _Array = NDArray[np.float64]
 def compare_profiles(analysis: RadialProfile, scan: Scan) -> dict[str, Measured]:
     """The figures of `RadialProfile`: of the worst frame, and of the mean of all frames.
 
-    A frame's error bars are those of its profile before, from the variance of its pixels without rounding it up. A bin
-    in which nothing was counted has the error bar of one count.
+    Error bars are those of the profile before, from the variance of its pixels without rounding it up. A bin in which
+    nothing was counted has the error bar of one count, in a frame as in the mean of all. A bin of which no pixel counts
+    in a frame is left out of it. What came back as no number breaks every limit.
 
     The longest run of equal signs and its probability are those of CorMap (Franke, Jeffries & Svergun, Nature Methods
     12, 419, 2015), by freesas, over the bins that changed.
@@ -31,43 +32,52 @@ def compare_profiles(analysis: RadialProfile, scan: Scan) -> dict[str, Measured]
     Raises
     ------
     InputError
-        Where pyFAI is not installed, the geometry is not known or not of such frames, or the noise is not known.
+        Where pyFAI is not installed, the geometry is not known or not of such frames, the noise is not known, or no
+        pixel counts.
     """
     integrate = _integrator(analysis, scan)
-    before, after, variances = [], [], []
+    one = scan.pixels.noise.gain if scan.pixels.noise is not None else 1.0
+    found = []
     for pair in scan.pairs():
         for original, decoded, valid in zip(pair.original, pair.decoded, pair.valid, strict=True):
             variance = scan.variance(original)
             profile, sigma, norm = integrate(original, variance, valid)
-            before.append(profile)
-            after.append(integrate(decoded, variance, valid)[0])
-            one = scan.pixels.noise.gain if scan.pixels.noise is not None else 1.0
-            # At least one count in the pixels of the bin; a bin without pixels has no error bar.
+            after = integrate(decoded, variance, valid)[0]
+            if not np.isfinite(decoded[valid]).all():  # pyFAI would leave such pixels out
+                after = np.full_like(after, np.nan)
+            # A count in the pixels of the bin; a bin without pixels has none.
             least = np.divide(one, norm, out=np.full_like(norm, np.nan), where=norm > 0)
-            variances.append(np.maximum(sigma, least) ** 2)
-    profiles, moved, variance = (np.stack(values) for values in (before, after, variances))
-    counted = np.isfinite(profiles).all(axis=0) & np.isfinite(variance).all(axis=0)
-    profiles, variance = profiles[:, counted], variance[:, counted]
-    shift = moved[:, counted] - profiles
-    in_bars = shift / np.sqrt(variance)
+            found.append((profile, after - profile, sigma**2, least))
+    profiles, shift, variances, leasts = (np.stack(values) for values in zip(*found, strict=True))
+    counted = np.isfinite(profiles) & np.isfinite(variances) & np.isfinite(leasts)
+    if not counted.any():
+        raise InputError(f"{scan.stack.name}: must have pixels that count for analysis {analysis.name}, got none")
+    in_bars = np.where(counted, shift / np.sqrt(np.maximum(variances, leasts**2)), 0.0)
+    seen = counted.any(axis=0)
+    profiles, shift, variances, leasts = (
+        np.where(counted, values, 0.0)[:, seen] for values in (profiles, shift, variances, leasts)
+    )
+    frames = len(profiles)
 
     @np.errstate(divide="ignore", invalid="ignore")
     def of_scan(weights: _Array) -> dict[str, _Array]:
-        mean, change = weights @ profiles, weights @ shift
-        sigma = np.sqrt(weights @ variance / len(profiles))
-        bars = np.abs(change) / sigma
-        known = np.abs(mean) >= KNOWN * sigma
+        # Bins are means over the frames in which they count, which are some share of all.
+        share = weights @ counted[:, seen]
+        mean, change, least = (weights @ values / share for values in (profiles, shift, leasts))
+        sigma = np.maximum(np.sqrt(weights @ variances / frames) / share, least / (frames * share))
+        bars = np.where(share > 0, np.abs(change) / sigma, 0.0)
+        percent = np.where(np.abs(mean) >= KNOWN * sigma, np.abs(change) / np.abs(mean), 0.0)
         return {
             "scan_chi2": (bars**2).mean(axis=1),
             "scan_error_bars": bars.max(axis=1),
-            "scan_percent": 100 * np.where(known, np.abs(change) / np.abs(mean), 0.0).max(axis=1),
-            "scan_run_p": np.array([_run_probability(one) for one in change]),
+            "scan_percent": 100 * percent.max(axis=1),
+            "scan_run_p": np.array([_run_probability(one[some]) for one, some in zip(change, share > 0, strict=True)]),
         }
 
-    value = of_scan(np.full((1, len(profiles)), 1 / len(profiles)))
-    drawn = of_scan(draws(len(profiles)))
+    value = of_scan(np.full((1, frames), 1 / frames))
+    drawn = of_scan(draws(frames))
     return {
-        "frame_chi2": Measured.exactly((in_bars**2).mean(axis=1).max()),
+        "frame_chi2": Measured.exactly(((in_bars**2).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)).max()),
         "frame_error_bars": Measured.exactly(np.abs(in_bars).max()),
         **{name: Measured.of(float(value[name][0]), drawn[name]) for name in value if name != "scan_run_p"},
         "scan_run_p": Measured.exactly(value["scan_run_p"][0]),
@@ -79,6 +89,8 @@ def _run_probability(change: _Array) -> float:
     with library("radial_profile"):
         from freesas import cormap
 
+    if not np.isfinite(change).all():
+        return 0.0
     change = change[change != 0]
     return float(cormap.gof(np.zeros_like(change), change).P) if change.size > 1 else 1.0
 
@@ -93,7 +105,12 @@ def _integrator(analysis: RadialProfile, scan: Scan) -> Any:
     if analysis.poni is not None:
         if not Path(analysis.poni).is_file():
             raise InputError(f"{analysis.poni}: no such file, which analysis {analysis.name} names as poni")
-        geometry, unit = load(analysis.poni), "q_nm^-1"
+        try:
+            geometry, unit = load(analysis.poni), "q_nm^-1"
+        except Exception as error:  # whatever pyFAI meets in what is no such file
+            raise InputError(f"{analysis.poni}: must be a poni file of pyFAI: {error}".splitlines()[0]) from None
+        if not geometry.wavelength:
+            raise InputError(f"{analysis.poni}: must tell the wavelength for q, got none")
         source = scan.stack.source
         wanted = source.original.frame_shape if isinstance(source, Reduced) else scan.stack.frame_shape
         shape = geometry.detector.shape
@@ -119,12 +136,13 @@ def _integrator(analysis: RadialProfile, scan: Scan) -> Any:
         unit = "r_mm"
 
     def integrate(frame: NDArray[Any], variance: _Array, valid: NDArray[np.bool_]) -> tuple[_Array, _Array, _Array]:
+        # Bins are the same in all frames, as what counts in some only is no mask: pyFAI leaves out what is no number.
         found = geometry.integrate1d(
-            np.where(valid, frame, 0).astype(np.float64),
+            np.where(valid, frame, np.nan).astype(np.float64),
             analysis.bins,
             unit=unit,
             variance=np.where(valid, variance, 0.0),
-            mask=~valid,
+            mask=scan.pixels.mask,
             method=_METHOD,
             correctSolidAngle=analysis.poni is not None,
             dummy=np.nan,
