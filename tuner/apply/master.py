@@ -61,6 +61,14 @@ def data_files(master: Path, label: str = "") -> Iterator[tuple[int, Path]]:
             yield int(found[1]), path
 
 
+def unfinished(master: Path, label: str) -> Iterator[tuple[int, Path]]:
+    """Data files that are still under a temporary name, with their numbers."""
+    for path in sorted(master.parent.iterdir()):
+        found = re.fullmatch(r"\.(.*_data_(\d{6,})\.h5)\.\d+\.part", path.name)
+        if found and found[1] == part_name(master, int(found[2]), label):
+            yield int(found[2]), path
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A finished data file of a scan."""

@@ -29,6 +29,7 @@ from tuner.apply.master import (
     label_of,
     link,
     part_name,
+    unfinished,
 )
 from tuner.apply.provenance import has_process
 from tuner.apply.runs import Runs
@@ -178,7 +179,7 @@ def _recover_rolling(master: Path, names: list[str], eiger: bool) -> dict[str, A
 def _recover_parts(master: Path, name: str, label: str) -> tuple[list[Piece], Runs, list[str], int]:
     """Finish the data files of a dataset: all that there are, their safe frames, those finished now, blocks mended."""
     safe, pieces, finished, mended = Runs(), [], [], 0
-    for number, part in _unfinished(master, label):
+    for number, part in unfinished(master, label):
         check_unused(part)
         with contextlib.suppress(*DEAD_LINK):  # killed before its first flush, there is nothing in it
             mended += mend_torn(part)
@@ -230,14 +231,6 @@ def _link(file: h5py.File, pieces: list[Piece], master: Path) -> int:
     link(file[EIGER_DATA], whole)
     count_images(file, frames)
     return frames
-
-
-def _unfinished(master: Path, label: str) -> Iterator[tuple[int, Path]]:
-    """Data files that are still under a temporary name, with their numbers."""
-    for path in sorted(master.parent.iterdir()):
-        found = re.fullmatch(r"\.(.*_data_(\d{6,})\.h5)\.\d+\.part", path.name)
-        if found and found[1] == part_name(master, int(found[2]), label):
-            yield int(found[2]), path
 
 
 def _finish(part: Path, path: Path, name: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tuner.apply.checksum import Encoded
 from tuner.apply.cut import tiles_of
-from tuner.apply.master import Joined, Piece, data_files, image_numbers, label_of, part_name, write_master
+from tuner.apply.master import Joined, Piece, data_files, image_numbers, label_of, part_name, unfinished, write_master
 from tuner.apply.scan_file import Layout, Notes, ScanFile, sync_folder
 from tuner.apply.target import check_target, publish, temporary_name
 from tuner.errors import InputError
@@ -40,30 +40,71 @@ class _Part:
             self.frames = frames
 
 
+class _Held:
+    """A file that is held open: as long as it is, no other file has its inode."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def same_as(self, path: Path) -> bool:
+        """Whether it has a name; OSError where nothing has."""
+        return os.path.samestat(os.fstat(self._descriptor), path.stat())
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
 class _Master:
-    """The file that joins the data files of all datasets of a scan; replaced in one step, by the thread of any."""
+    """The file that joins the data files of all datasets of a scan; replaced in one step, by the thread of any.
+
+    Whose master has the name, has those of the data files, too: an earlier writer leaves them to a later one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.datasets: list[Joined] = []
         self._lock = threading.Lock()
+        self._naming = threading.Lock()
+        self._held: _Held | None = None
+        self._used: set[Joined] = set()
 
     def add(self, joined: Joined, overwrite: bool) -> None:
         """Join another dataset; where that cannot be, nothing has changed."""
         with self._lock:
             self._write([*self.datasets, joined], overwrite)
             self.datasets.append(joined)
+            self._used.add(joined)
+
+    def leave(self, joined: Joined) -> None:
+        """Nothing more will be joined to a dataset; once that holds for all, the file is let go of."""
+        self._used.discard(joined)
+        if not self._used:
+            self._held = None
 
     def replace(self) -> None:
         """Write it anew, with what is joined by now."""
         with self._lock:
             self._write(self.datasets, overwrite=True)
 
+    def check(self) -> None:
+        """Raise OSError if the file under its name is no longer the one that was written last."""
+        with self._naming:
+            self._check()
+
+    def _check(self) -> None:
+        if self._held is not None and not self._held.same_as(self.path):
+            raise FileNotFoundError(f"{self.path} was replaced")
+
     def _write(self, datasets: Sequence[Joined], overwrite: bool) -> None:
         temporary = temporary_name(self.path)
         try:
             write_master(temporary, datasets)
-            publish(temporary, self.path, overwrite)
+            held = _Held(temporary)
+            with self._naming:
+                self._check()
+                publish(temporary, self.path, overwrite)
+                self._held = held
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(self.path.parent)
@@ -110,15 +151,16 @@ class RollingFiles:
                     f" names of those of /{other.layout.dataset}"
                 )
         self._joined = Joined(layout, label)
-        older = [old for _, old in data_files(path, label)]
-        for old in older:
-            check_target(old, overwrite)
-            if label and not _holds(old, layout.dataset):
-                raise InputError(f"{old}: exists already, and holds no /{layout.dataset} that might be replaced")
+        for older in _older(path, label):
+            check_target(older, overwrite)
+            if label and not _holds(older, layout.dataset):
+                raise InputError(f"{older}: exists already, and holds no /{layout.dataset} that might be replaced")
         layout.check()
         self._master.add(self._joined, overwrite or master is not None)
-        for old in older:
-            old.unlink()
+        # Seen from here on by the writer of an older master, which adds no file any more.
+        for older in _older(path, label) if overwrite else ():
+            if not label or _holds(older, layout.dataset):
+                older.unlink(missing_ok=True)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
         self._finishing: Future[None] | None = None
 
@@ -153,6 +195,7 @@ class RollingFiles:
 
     def flush(self, stored: int, notes: Notes) -> int:
         """Those in finished files that the master joins; others survive in a file that `tuner recover` finishes."""
+        self._master.check()
         self._joined.notes = notes
         for part in self._parts.values():
             part.file.flush()
@@ -174,6 +217,7 @@ class RollingFiles:
             self._finish(number)
         self._wait()
         self._finisher.shutdown()
+        self._master.leave(self._joined)
 
     def save(self, stored: int, notes: Notes) -> int:
         """Finish what can be; the rest stays under its temporary name, for `tuner recover` where there is room."""
@@ -181,6 +225,7 @@ class RollingFiles:
         self._extent = min(self._extent, stored)
         try:
             self._wait()
+            self._master.check()
             for number in sorted(n for n in self._parts if n * self._frames < stored):
                 part, piece = self._parts[number], self._piece(number)
                 if not part.file.save(piece.frames, image_numbers(piece)):
@@ -192,7 +237,13 @@ class RollingFiles:
         self._finisher.shutdown()
         for part in self._parts.values():
             part.file.discard()
-        return self._safe_below if self._path.exists() else 0
+        try:
+            self._master.check()
+        except OSError:
+            return 0
+        finally:
+            self._master.leave(self._joined)
+        return self._safe_below
 
     @property
     def _safe(self) -> int:
@@ -209,7 +260,14 @@ class RollingFiles:
         for old in sorted(n for n in self._parts if n < number - 1):
             self._finish(old)
         path = self._path.with_name(self._name(number))
-        part = self._parts[number] = _Part(path, self._layout, number * self._frames)
+        part = _Part(path, self._layout, number * self._frames)
+        try:
+            self._master.check()
+        except OSError:
+            part.temporary.unlink(missing_ok=True)
+            part.file.discard()
+            raise
+        self._parts[number] = part
         self._begun = max(self._begun, number + 1)
         return part
 
@@ -228,8 +286,12 @@ class RollingFiles:
             self._publish(number, part, piece, joins)
 
     def _publish(self, number: int, part: _Part, piece: Piece, joins: bool) -> None:
+        self._master.check()
         with part.temporary.open("rb") as file:
             os.fsync(file.fileno())
+        self._master.check()
+        if os.path.lexists(part.path):  # as of another scan that gives its data files the same names
+            raise FileExistsError(f"{part.path} exists already")
         publish(part.temporary, part.path, overwrite=True)
         sync_folder(part.path.parent)
         self._pieces[number] = piece
@@ -245,6 +307,11 @@ class RollingFiles:
         if self._finishing is not None:
             self._finishing.result()
             self._finishing = None
+
+
+def _older(master: Path, label: str) -> list[Path]:
+    """Data files of an earlier scan, finished and unfinished."""
+    return [path for files in (data_files, unfinished) for _, path in files(master, label)]
 
 
 def _holds(path: Path, dataset: str) -> bool:
