@@ -16,9 +16,9 @@ from tuner.analysis import G2, Contrast
 from tuner.errors import InputError
 from tuner.goal import Goal, load_goal
 from tuner.measure.analyses import Scan, analyse, breach, scans_of
-from tuner.measure.analyses.contrast import _contrast, _over, _sums
+from tuner.measure.analyses.contrast import _POWERS, _contrast, _sums
 from tuner.measure.analyses.g2 import _Correlator, _rate
-from tuner.measure.analyses.rings import SECTORS, ratio, rings_of
+from tuner.measure.analyses.rings import SECTORS, rings_of
 from tuner.noise import Noise
 from tuner.read import open_stacks
 from tuner.simulate import Xpcs, write_nexus
@@ -113,15 +113,41 @@ def test_contrast_knows_the_noise_of_a_camera(tmp_path: Path) -> None:
     assert value == pytest.approx(0.5, rel=0.05)
 
 
+def test_contrast_is_known_of_rings_with_a_few_photons_a_frame(tmp_path: Path) -> None:
+    """Nine in 450 pixels: the mean of so few is no divisor, it made 0.33 of 0.5; and a beam that flickers adds none."""
+    random = np.random.default_rng(0)
+    light = random.gamma(2, 0.5, (12_000, 24, 24)) * random.uniform(0.01, 0.03, (12_000, 1, 1))
+    scan = scan_of(lattice(random.poisson(light).astype("uint16"), tmp_path / "a.npy"))
+    scan = replace(scan, numbers=np.arange(12_000))
+    assert contrast_of(scan, centre=(12, 12), rings=1, inner=0, outer=12) == pytest.approx(0.5, abs=0.12)
+
+
 def contrast_of(scan: Scan, **parameters: Any) -> float:
     """The median contrast of narrow rings."""
-    rings = rings_of(Contrast(rings=30, inner=40, **parameters), scan)
-    moments = np.zeros((4, rings.rings, SECTORS))
+    rings = rings_of(Contrast(**{"rings": 30, "inner": 40, **parameters}), scan)
+    moments = np.zeros((len(_POWERS), rings.rings, SECTORS))
     for pair in scan.pairs():
         for frame, valid in zip(pair.original, pair.valid, strict=True):
             sums = _sums(rings, scan, frame, rings.of(valid))
-            moments += _over(sums, ratio(sums[1].sum(axis=1), sums[0].sum(axis=1)))
+            mean = sums[1].sum(axis=1) / sums[0].sum(axis=1)
+            moments += sums * mean[:, None] ** _POWERS
     return float(np.median(_contrast(moments)[0]))
+
+
+@pytest.mark.parametrize("kind", [G2, Contrast])
+def test_what_is_spoilt_in_a_ring_of_few_pixels_is_seen(kind: type[Any], tmp_path: Path) -> None:
+    """Some draws of its few sectors have no pixel: they tell nothing, but the others do."""
+    random = np.random.default_rng(0)
+    path = lattice(random.poisson(5 * random.gamma(2, 0.5, (50, 60, 60))).astype("uint16"), tmp_path / "a.npy")
+    y, x = np.indices((60, 60)) - 29.5
+    inner = np.hypot(y, x) < 1
+
+    def changed(frames: NDArray[Any]) -> NDArray[Any]:
+        return np.where(inner, 10 * np.arange(len(frames), dtype="uint16")[:, None, None], frames)
+
+    analysis = kind(centre=(30, 30), rings=28, outer=28)
+    found = analyse(Goal(("ratio",), analyses=(analysis,)), [scan_of(path, changed)]).metrics
+    assert found[f"{analysis.name}.error_bars"] > 1
 
 
 def blurred(frames: NDArray[Any]) -> NDArray[Any]:

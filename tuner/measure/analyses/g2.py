@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tuner.analysis import G2
 from tuner.errors import InputError
-from tuner.measure.analyses.rings import SECTORS, Rings, Told, measured, ratio, rings_of, worst
+from tuner.measure.analyses.rings import SECTORS, Rings, Told, measured, moved, ratio, rings_of, worst
 from tuner.measure.analyses.scan import Measured, Scan, draws, library
 
 #: Delays of a level; the next one has frames added in pairs, and only the longer half of them.
@@ -34,7 +34,7 @@ def compare_g2(analysis: G2, scan: Scan) -> dict[str, Measured]:
     Weitz, Rev. Sci. Instrum. 70, 3214, 1999, as in scikit-beam). The rate is that of ``1 + b exp(-2 r t)`` fitted to
     it, weighted by its error bars; the change of a rate is that of the fit linearised there.
 
-    The error bar is the spread over sectors of the ring, drawn again.
+    The error bar is the spread over sectors of the ring, drawn again, of at most 2048 pixels a sector.
 
     Raises
     ------
@@ -55,18 +55,19 @@ def compare_g2(analysis: G2, scan: Scan) -> dict[str, Measured]:
                 correlator.add(np.where(counted > 0, rings.of(frame) - offset, 0.0), counted)
     delays, first = before.g2()
     second = after.g2()[1]
-    error = first[1:].std(axis=0)
-    usable = np.isfinite(first).all(axis=0) & (error > 0)
+    drawn = np.ma.masked_invalid(first[1:])  # draws of dark sectors alone have none
+    error = drawn.std(axis=0).filled(0.0)
+    usable = np.isfinite(first[0]) & (error > 0)
     if not usable.any():
         raise InputError(f"{scan.stack.name}: must have light in a ring for analysis {analysis.name}, got none")
     # A ring that lost its light has lost its correlation.
-    change = np.where(np.isfinite(second), np.abs(second - first), np.inf)[:, usable] / error[usable]
+    change = moved(first, second)[:, usable] / error[usable]
     rings_seen = np.flatnonzero(usable.all(axis=1))
     contrasts = [Told.of(first[..., ring, 0] - 1, second[..., ring, 0] - 1) for ring in rings_seen]
     rates = []
     for ring in rings_seen:
         rate, response = _rate(delays, first[0, ring] - 1, error[ring])
-        shift = [rate + (drawn[:, ring] - first[0, ring]) @ response for drawn in (first, second)]
+        shift = [rate + (one[:, ring] - first[0, ring]) @ response for one in (first, second)]
         rates.append(Told.of(*shift))
     return {
         "error_bars": measured(change.max(axis=1)),

@@ -100,6 +100,11 @@ def measured(drawn: _Array) -> Measured:
     return Measured.of(float(drawn[0]), np.where(np.isfinite(drawn[1:]), drawn[1:], drawn[0]))
 
 
+def moved(before: _Array, after: _Array) -> _Array:
+    """How far a number moved: infinity where it was lost, 0 where there was none before."""
+    return np.where(np.isfinite(before), np.where(np.isfinite(after), np.abs(after - before), np.inf), 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """The change of a number of which draws tell the error bar, each of shape (draws,)."""
@@ -113,9 +118,9 @@ class Told:
 
     @classmethod
     def of(cls, before: _Array, after: _Array) -> Told:
-        """Of the number before and after, that of the scan as it is first."""
-        error, value = before[1:].std(), abs(before[0])
-        change = np.where(np.isfinite(after), np.abs(after - before), np.inf)
+        """Of the number before and after, that of the scan as it is first; draws without one before say nothing."""
+        error, value = before[1:][np.isfinite(before[1:])].std(), abs(before[0])
+        change = moved(before, after)
         bars = change / error if error > 0 else np.zeros_like(change)
         return cls(
             change, bars, 100 * change / value if error > 0 and value >= KNOWN * error else np.zeros_like(change)
