@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.config import Config
-from tuner.document import canonical_json, check_bounds, check_mapping, check_number, check_str, join
+from tuner.document import canonical_json, check_bounds, check_mapping, check_numbers, check_str, join
 from tuner.errors import TunerError
 from tuner.quality import QUALITIES
 
@@ -108,17 +108,14 @@ class Evaluation:
             With the place in the document, also where a number is not finite.
         """
         check_mapping(document, place, [f.name for f in fields(cls)], required=("config", "metrics"))
-        parts = {
-            key: check_mapping(document.get(key, {}), join(place, key))
-            for key in ("metrics", "spread", "traits", "origin")
-        }
+        spread, origin = (check_mapping(document.get(key, {}), join(place, key)) for key in ("spread", "origin"))
         config, failure = document["config"], document.get("failure")
         return cls(
             config=None if config is None else Config.from_dict(config, join(place, "config")),
-            metrics={key: check_number(v, join(place, f"metrics.{key}")) for key, v in parts["metrics"].items()},
-            spread={key: check_bounds(v, join(place, f"spread.{key}")) for key, v in parts["spread"].items()},
-            traits={key: check_number(v, join(place, f"traits.{key}")) for key, v in parts["traits"].items()},
-            origin=dict(parts["origin"]),
+            metrics=check_numbers(document["metrics"], join(place, "metrics")),
+            spread={key: check_bounds(v, join(place, f"spread.{key}")) for key, v in spread.items()},
+            traits=check_numbers(document.get("traits", {}), join(place, "traits")),
+            origin=dict(origin),
             failure=None if failure is None else check_str(failure, join(place, "failure")),
         )
 
