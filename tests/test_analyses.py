@@ -299,6 +299,38 @@ def test_peaks_that_were_put_there_are_found(tmp_path: Path) -> None:
     assert found.metrics["peaks.scale_percent"] == pytest.approx(50, abs=2)
 
 
+@pytest.mark.parametrize("background", [0.0, 0.05])
+def test_a_sharp_peak_without_background_is_one_and_stays_where_it_was(tmp_path: Path, background: float) -> None:
+    """All boxes that hold it hold the same; which one is a peak is not up to the background, nor to the last digit."""
+    rng = np.random.default_rng(0)
+    light = np.full((200, 200), background)
+    light[20:190:20, 20:190:20] = 200
+    frames = rng.poisson(light, (6, 200, 200)).astype(np.uint16)
+    np.save(tmp_path / "sharp.npy", frames)
+    pixels = Pixels(noise=POISSON)
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"peaks": {"centre": [100, 100]}}})
+    rounded = scan_of(tmp_path / "sharp.npy", POISSON, lambda frames: prepare([Sigma(0.99)], frames, pixels))
+    found = analyse(goal, [rounded]).metrics
+    assert found["peaks.rms_sigma"] > 0
+    assert found["peaks.recall"] == found["peaks.precision"] == 1
+    # Twins that are added are as many again.
+    apart = scan_of(tmp_path / "sharp.npy", POISSON, lambda frames: np.maximum(frames, np.roll(frames, 10, -1)))
+    assert analyse(goal, [apart]).metrics["peaks.precision"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_shell_of_few_reflections_does_not_judge(tmp_path: Path) -> None:
+    """Correlation of one reflection is lost with any change of it."""
+    frames = np.zeros((3, 300, 300), np.uint16)
+    frames[:, 100:200:20, 100:200:20] = np.random.default_rng(0).integers(200, 700, (3, 5, 5))
+    frames[0, 20, 20] = 403
+    np.save(tmp_path / "few.npy", frames)
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"peaks": {"centre": [150, 150]}}})
+    lower = scan_of(tmp_path / "few.npy", POISSON, lambda frames: frames // 8 * 8)
+    found = analyse(goal, [lower]).metrics
+    assert 0.99 < found["peaks.shell_cc"] < 1
+    assert 0 < found["peaks.shell_scale_percent"] < 3
+
+
 def test_what_is_lost_at_high_resolution_shows_in_its_shell(files: dict[str, Path]) -> None:
     """Intensities far from the beam are few counts among many: the others hide what becomes of them."""
     scan = scan_of(files["mx"], POISSON)

@@ -97,9 +97,13 @@ class Peaks(Checked):
             "root mean square change of an intensity, found or weak, in its own sigma", "sigma", "scan"
         ),
         "shell_cc": Figure(
-            "correlation of intensities, found or weak, in the worst resolution shell", "1", "scan", "larger", 1.0
+            "correlation of intensities, found or weak, in the worst resolution shell of 20 or more",
+            "1",
+            "scan",
+            "larger",
+            1.0,
         ),
-        "shell_scale_percent": Figure("change of the sum of these intensities in the worst shell", "%", "scan"),
+        "shell_scale_percent": Figure("change of the sum of these intensities in the worst such shell", "%", "scan"),
         "half_cc_loss": Figure(
             "loss of the correlation of reflections' intensities in one frame of a pair with the other, with halves",
             "1",

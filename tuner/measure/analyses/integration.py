@@ -32,8 +32,10 @@ class Integrated:
     """Its standard deviation."""
     whole: _Flags
     """True where all of the box counts, and there is enough around it."""
+    rank: _Array
+    """The intensity with what is in the middle of the box counted more: largest in the middle of a peak."""
     tops: _Flags
-    """True where the intensity is the largest within a box."""
+    """True where the rank is the largest within a box."""
 
     def found(self, low: float, high: float = np.inf) -> _Flags:
         """The peaks with an I/sigma of `low` to below `high`."""
@@ -129,9 +131,11 @@ def integrate(analysis: Peaks, rows: NDArray[Any], variance: _Array, window: Win
     noise = summed if alike else _total(variance, analysis.box)
     sigma = np.sqrt(np.maximum(noise + box**2 * background_variance / enough, 1e-12))
     whole = window.whole & (around >= box)
-    return Integrated(intensity, sigma, whole, tops_of(intensity, whole, analysis.box))
+    # Which of the boxes that hold a sharp peak is its own would else be up to the background, or to rounding.
+    rank = intensity + _total(_total(counts, 3), 3) / 9
+    return Integrated(intensity, sigma, whole, rank, tops_of(rank, whole, analysis.box))
 
 
-def tops_of(intensity: _Array, whole: _Flags, box: int) -> _Flags:
-    """True where an intensity is the largest within a box, of those that are `whole`; same shape."""
-    return np.asarray(whole & (intensity == _largest(np.where(whole, intensity, -np.inf), box)))
+def tops_of(rank: _Array, whole: _Flags, box: int) -> _Flags:
+    """True where a rank is the largest within a box, of those that are `whole`; same shape."""
+    return np.asarray(whole & (rank == _largest(np.where(whole, rank, -np.inf), box)))

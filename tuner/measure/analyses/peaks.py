@@ -17,7 +17,7 @@ from tuner.measure.analyses.scan import Measured, Scan, draws
 #: I/sigma of the weak peaks.
 _WEAK = (1.0, 3.0)
 
-#: A shell of fewer reflections has no half-set correlation.
+#: A shell of fewer reflections tells nothing: of one, each change takes all correlation.
 _FEW = 20
 
 _Array = NDArray[np.float64]
@@ -30,9 +30,10 @@ def compare_peaks(analysis: Peaks, scan: Scan) -> dict[str, Measured]:
 
     Intensity is the sum over a box less the mean of the square ring around it, its variance that of the box plus that
     of the background in it (summation integration; Leslie, Acta Cryst. D62, 48, 2006, eq. 6). Outliers are left out of
-    the ring. A peak is a pixel whose intensity is the largest within a box and `strong` times its sigma. Boxes with a
-    pixel that does not count are none. Weak ones are found in the frames before alone, by their own noise too, and
-    integrated at the same place after, as programs do that predict where reflections are.
+    the ring. A peak is a pixel whose intensity, with what is in the middle of the box counted more, is the largest
+    within a box, and `strong` times its sigma. Boxes with a pixel that does not count are none. Weak ones are found in
+    the frames before alone, by their own noise too, and integrated at the same place after, as programs do that predict
+    where reflections are.
 
     With `halves` reflections are also found in the sum of two frames that follow each other, before, and integrated in
     either: what stands in both frames of a pair is as well known as the correlation over all pairs of one half of the
@@ -141,7 +142,7 @@ def _add(sums: _Sums, more: dict[str, Any]) -> None:
 def _reflections(analysis: Peaks, first: Integrated, second: Integrated) -> _Flags:
     """The peaks in the sum of two frames."""
     total, whole = first.intensity + second.intensity, first.whole & second.whole
-    tops = tops_of(total, whole, analysis.box)
+    tops = tops_of(first.rank + second.rank, whole, analysis.box)
     return np.asarray(tops & (total >= analysis.strong * np.hypot(first.sigma, second.sigma)))
 
 
@@ -250,8 +251,10 @@ def _figures(sums: dict[str, _Array]) -> dict[str, _Array]:
     by_shell = {}
     if "shells" in sums:
         shells = sums["shells"]
-        scale = np.where(shells[..., 1] > 0, np.abs(shells[..., 2] / shells[..., 1] - 1), 0.0)
-        by_shell = {"shell_cc": _correlation(shells).min(axis=1), "shell_scale_percent": 100 * scale.max(axis=1)}
+        enough = shells[..., 0] >= _FEW
+        scale = np.where(enough, np.abs(shells[..., 2] / shells[..., 1] - 1), 0.0)
+        likeness = np.where(enough, _correlation(shells), 1.0)
+        by_shell = {"shell_cc": likeness.min(axis=1), "shell_scale_percent": 100 * scale.max(axis=1)}
     return {
         "recall": sums["recalled"] / sums["before"],
         # Where nothing is left, nothing of it is real.
