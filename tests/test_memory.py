@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-#: The command line, and then its peak in KiB. (`ru_maxrss` would count what the test itself holds when it forks.)
+from tuner.config import Config
+from tuner.goal import load_goal
+from tuner.profile import Match, Profile
+
+#: Command lines, and after each the peak so far in KiB. (`ru_maxrss` would count what the test holds when it forks.)
 PROGRAM = """
-import sys
+import json, sys
 from tuner.cli import main
-assert main(sys.argv[1:]) == 0
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+for command in json.loads(sys.argv[1]):
+    assert main([*command, "--quiet"]) == 0
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
 
 pytestmark = [
@@ -44,10 +51,11 @@ def store(path: Path, frames: int, shape: tuple[int, int], depth: int = 1) -> No
             dataset.id.write_direct_chunk((start, 0, 0), stored[start // depth % len(stored)])
 
 
-def peak_mib(*arguments: object) -> float:
-    """The most memory that a command had at a time, as the kernel knows it since the program started."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments), "--quiet"]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+def peaks_mib(*commands: Sequence[object]) -> list[float]:
+    """The most memory at a time until the end of each of some commands, that one process runs in turn."""
+    text = json.dumps(commands, default=str)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, text], capture_output=True, text=True, check=True)
+    return [int(line) / 1024 for line in done.stdout.split()]
 
 
 @pytest.mark.slow
@@ -62,13 +70,15 @@ def test_a_hundred_times_the_file_takes_no_more_memory(
     store(large, frames, shape, depth)
     with h5py.File(large) as file:
         assert file["entry/data/data"].nbytes > 2e9
-    profile = tmp_path / "scan.yaml"
-    for command in (
-        ("read",),
-        ("search", "-o", profile, "--space", "quick", "--budget", "10"),
-    ):
-        few, many = (peak_mib(*command, path, "--sample", "8MB") for path in (small, large))
-        print(f"{command[0]}: {few:.0f} MiB, a hundred times the file {many:.0f} MiB")
+    profile, sample = tmp_path / "scan.yaml", ("--sample", "8MB")
+    peaks = [
+        peaks_mib(
+            ("read", path, *sample), ("search", path, "-o", profile, "--space", "quick", "--budget", "10", *sample)
+        )
+        for path in (small, large)
+    ]
+    for command, few, many in zip(("read", "search"), *peaks, strict=True):
+        print(f"{command}: {few:.0f} MiB, a hundred times the file {many:.0f} MiB")
         assert many < few + NOISE_MIB
 
 
@@ -78,14 +88,12 @@ def test_writing_anew_and_verifying_hold_a_few_chunks(tmp_path: Path) -> None:
     store(small, 24, (1024, 1024))
     store(large, 240, (1024, 1024))
     profile = tmp_path / "scan.yaml"
-    peak_mib("search", small, "-o", profile, "--space", "quick", "--budget", "10")
-    for command in (("apply", profile), ("verify", profile)):
-        peaks = []
-        for path in (small, large):
-            out = tmp_path / f"out-{path.name}"
-            peaks.append(peak_mib(*command, path, *([out] if command[0] == "apply" else [])))
-            if command[0] == "apply":
-                peaks[-1] = max(peaks[-1], peak_mib("verify", profile, out, "--against", path))
-        few, many = peaks
-        print(f"{command[0]}: {few:.0f} MiB, ten times the file {many:.0f} MiB")
+    config, evidence = Config((2, -1, -1)), {"goal": load_goal("balanced").to_dict()}
+    Profile("quick", Match("uint16"), config, config, evidence=evidence).save(profile)
+    peaks = [
+        peaks_mib(("apply", profile, path, out), ("verify", profile, out, "--against", path), ("verify", profile, path))
+        for path, out in ((small, tmp_path / "out-small.h5"), (large, tmp_path / "out-large.h5"))
+    ]
+    for command, few, many in zip(("apply", "verify --against", "verify"), *peaks, strict=True):
+        print(f"{command}: {few:.0f} MiB, ten times the file {many:.0f} MiB")
         assert many < few + NOISE_MIB
