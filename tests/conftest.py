@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from killing import Victims
 
+from tuner.measure import verify
+from tuner.search import evidence, run
 from tuner.search.champion import load_surrogate
 
 #: A program that tests run, not one of them.
@@ -19,6 +21,16 @@ collect_ignore = ["stand_in_codecs.py"]
 
 # A shell has what it starts in the background ignore interrupts, and children inherit that; some are to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_repeats() -> Iterator[None]:
+    """Searches repeat what they time less often than those of users: no test claims how exact a speed is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "SEARCH_WINDOWS", 2)
+        for module in (run, evidence, verify):
+            patch.setattr(module, "FINAL_WINDOWS", 3)
+        yield
 
 
 @pytest.fixture

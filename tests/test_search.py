@@ -22,7 +22,7 @@ from tuner.config import Config
 from tuner.errors import InputError, UnsatisfiableError
 from tuner.evaluation import Evaluation, Log, read_log
 from tuner.goal import BASELINES, Goal, Judge, goal_of
-from tuner.measure.meter import Meter
+from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.read.sampling import Run, Sample
 from tuner.search import run
 from tuner.search.budget import Budget
@@ -46,12 +46,6 @@ SMALL = Space.from_dict(
 )
 RATIO = Goal(("ratio",))
 BALANCED = goal_of(None, ["ratio", "encode_mb_s"], ["ratio >= 1.0 * bslz4"])
-
-
-@pytest.fixture(autouse=True)
-def _few_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "SEARCH_WINDOWS", 2)
-    monkeypatch.setattr(run, "FINAL_WINDOWS", 3)
 
 
 def sample() -> Sample:
@@ -514,9 +508,10 @@ class Clocked(Log):
 def test_asking_telling_and_logging_take_at_most_a_tenth_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # as many repeats as users get
+    monkeypatch.setattr(run, "SEARCH_WINDOWS", SEARCH_WINDOWS)  # as many repeats as users get
+    monkeypatch.setattr(run, "FINAL_WINDOWS", FINAL_WINDOWS)
     log = Clocked(tmp_path / "log.jsonl")
-    search = Search(sample(), 8, load_space("portable"), BALANCED, Budget(seconds=10), log, jobs=2)
+    search = Search(sample(), 8, load_space("portable"), BALANCED, Budget(seconds=5), log, jobs=2)
     result = search.run()
     share = (search.asking + log.seconds) / result.seconds
     print(
