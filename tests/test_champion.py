@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def guessed(surrogate: Surrogate | None) -> np.ndarray[tuple[int, int], np.dtype
 
 
 def model_of(_: str) -> Path:
-    (path,) = (folder() / "models").iterdir()
+    (path,) = (folder() / "cache" / str(os.getuid()) / "models").iterdir()
     return path
 
 
@@ -153,7 +154,7 @@ def test_another_version_has_another_model(promoted: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(definition.sklearn, "__version__", "0.0.1")
     load_surrogate(said.append)
     assert len(said) == 2
-    assert len(list((folder() / "models").iterdir())) == 2
+    assert len(list((folder() / "cache").rglob("*.model"))) == 2
 
 
 def test_two_processes_at_once_both_have_it(promoted: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tuner import evaluation as evaluation_module
 from tuner.config import CHAINS, CODECS, Blosc2, Config
 from tuner.document import dump_yaml, parse_yaml
-from tuner.errors import InputError, TunerError
-from tuner.evaluation import METRICS, Evaluation, Log, check_room, home, read_log
+from tuner.errors import InputError, TunerError, TunerWarning
+from tuner.evaluation import METRICS, Evaluation, Log, check_room, home, latest_logs, read_log
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -171,6 +174,64 @@ def test_any_bytes_are_read_without_an_error(tmp_path_factory: pytest.TempPathFa
     assert list(read_log(path)) == []
 
 
+def test_what_is_skipped_is_told_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    newer = json.dumps({**evaluation_of(1).to_dict(), "verdict": 1})
+    path.write_text(f'{json.dumps(evaluation_of(1).to_dict())}\n\n{newer}\n{{"config": nu')
+    said: list[tuple[str, str]] = []
+    assert list(read_log(path, skipped=lambda *what: said.append(what))) == [evaluation_of(1)]
+    (newer_place, newer_wrong), torn = said
+    assert newer_place == f"{path}: line 3"
+    assert newer_wrong.startswith("verdict is not a known key")
+    assert torn == (f"{path}: line 4", "is torn, or no JSON")
+
+
+def packed(path: Path, count: int) -> bytes:
+    """A compressed log; its lines do not repeat each other, so that a part of it holds some of them."""
+    with Log(path) as log:
+        for index in range(count):
+            log.append(replace(evaluation_of(1), origin={"data": random.Random(index).randbytes(200).hex()}))
+    return gzip.compress(path.read_bytes())
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no gzip"])
+def test_a_damaged_log_is_named_and_read_as_far_as_it_goes(damage: str, tmp_path: Path) -> None:
+    whole = packed(tmp_path / "whole.jsonl", 2000)
+    half = len(whole) // 2
+    path = tmp_path / "log.jsonl.gz"
+    content = {"cut": whole[:half], "changed": whole[:half] + b"junk" * 50 + whole[half + 200 :], "no gzip": b"junk"}
+    path.write_bytes(content[damage])
+    with pytest.warns(TunerWarning) as caught:
+        found = list(read_log(path))
+    read = int(str(caught[0].message).split()[-4])
+    assert [str(w.message) for w in caught] == [f"{path}: is cut or damaged: only its first {read} lines are read"]
+    assert len(found) in (read, read - 1) if damage == "cut" else len(found) <= read
+    assert (len(found) == 0) if damage == "no gzip" else (500 < len(found) < 1500)
+
+
+def test_of_a_log_without_end_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.jsonl"
+    packed(path, 10)
+    path.write_bytes(path.read_bytes() + b"x" * (4 << 20))  # one line that would not fit
+    monkeypatch.setattr(evaluation_module, "_MOST_NBYTES", 2 << 20)
+    with pytest.warns(TunerWarning, match=r"run.jsonl: must be of at most 2 MiB: only its first \d+ lines are read$"):
+        assert len(list(read_log(path))) == 10
+
+
+def test_the_latest_logs_that_fit_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_module, "_MOST_NBYTES", 1000)
+    for name in ("b/20260101.jsonl", "a/20260102.jsonl", "b/20260103.jsonl", "a/20260104.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(400))
+    names = ["20260102.jsonl", "20260103.jsonl", "20260104.jsonl"]
+    found, earlier = latest_logs([tmp_path / "a", tmp_path / "b", tmp_path])
+    assert ([path.name for path in found], earlier) == (names, 1)
+    (tmp_path / "20260105.jsonl.gz").write_bytes(bytes(2000))
+    found, earlier = latest_logs([tmp_path])
+    assert ([path.name for path in found], earlier) == (["20260105.jsonl.gz"], 4)
+    assert latest_logs([tmp_path / "none"]) == ([tmp_path / "none"], 0)
+
+
 def test_a_torn_last_line_is_skipped_wherever_it_is_torn(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with Log(path) as log:
@@ -280,6 +341,7 @@ def test_a_mistake_is_told_with_its_place(changed: dict[str, Any], expected: str
     [
         ({"TUNER_HOME": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}, "/a"),
         ({"XDG_STATE_HOME": "/b", "HOME": "/c"}, "/b/tuner"),
+        ({"TUNER_HOME": "~/a b", "HOME": "/c"}, "/c/a b"),
         ({"TUNER_HOME": "", "XDG_STATE_HOME": "", "HOME": "/c"}, "/c/.local/state/tuner"),
     ],
 )
@@ -291,3 +353,11 @@ def test_what_is_learnt_lives_where_the_user_says(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert home() == Path(expected)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TUNER_HOME", "~nobody of that name")
+    with pytest.raises(InputError, match="TUNER_HOME must name a folder, as this user has no home, got none"):
+        home()

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import Victims
 
+from tuner import evaluation
 from tuner.cli import main
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerWarning
@@ -295,6 +296,34 @@ def test_records_may_lie_and_what_is_kept_of_them_can_be_learned_from(
         mean, std = surrogate.predict([e.config for e in case.evaluations if e.config], case.data)
         assert np.isfinite(mean).all()
         assert np.isfinite(std).all()
+
+
+def test_logs_that_are_too_old_and_lines_of_another_version_are_passed_over_and_named(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(own / "20260101.jsonl", NEW_SETS)
+    late = written(own / "20260102.jsonl", LIKE_SETS)
+    blank = "\n" * (1 << 20)  # nothing that is shipped is larger
+    late.write_text(late.read_text() + blank + '{"config":null,"metrics":{},"newer":1}\n{"conf')
+    monkeypatch.setattr(evaluation, "_MOST_NBYTES", late.stat().st_size)
+    code, _, err = run(capsys)
+    assert code == 0
+    assert err.splitlines()[0] == "tuner: 1 logs are too old to be read, the latest 1 are"
+    assert err.splitlines()[1].startswith(f"tuner: {late}: line ")
+    assert "newer is not a known key" in err.splitlines()[1]
+    assert err.splitlines()[1].endswith("; 2 such lines are passed over, torn or of another version")
+    assert verdicts()[-1].log["new_datasets"] == 4
+
+
+def test_a_champion_learns_from_so_many_besides_what_is_shipped(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of shipped data stay; of the others, however often it is promoted, the latest."""
+    monkeypatch.setattr("tuner.search.retrain.MOST_ROWS", 240)
+    written(own / "night.jsonl", NEW_SETS)
+    verdict = retrain()
+    assert verdict.decision == "promoted"
+    kept = champion.named_log(verdict.champion)
+    assert kept[: len(SHIPPED_SETS)] == SHIPPED_SETS
+    assert kept[len(SHIPPED_SETS) :] == sift(NEW_SETS).evaluations[-240:]
 
 
 def test_records_that_claim_to_be_of_known_data_do_not_judge_it(own: Path) -> None:

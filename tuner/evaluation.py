@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
 import os
 import tempfile
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tuner.config import Config
 from tuner.document import canonical_json, check_bounds, check_mapping, check_numbers, check_str, join
-from tuner.errors import TunerError
+from tuner.errors import InputError, TunerError, TunerWarning
 from tuner.quality import QUALITIES
 
 
@@ -121,11 +123,18 @@ class Evaluation:
 
 
 def home() -> Path:
-    """Where what a user's runs learn lives: `$TUNER_HOME`, else `$XDG_STATE_HOME/tuner`."""
-    if given := os.environ.get("TUNER_HOME"):
-        return Path(given)
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "tuner"
+    """Where what a user's runs learn lives: `$TUNER_HOME`, else `$XDG_STATE_HOME/tuner`.
+
+    Raises
+    ------
+    InputError
+        Where neither is given and the user has no home.
+    """
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:  # cron and Slurm hand on a ~ as it is
+        return Path(os.environ.get("TUNER_HOME") or f"{state}/tuner").expanduser()
+    except RuntimeError:
+        raise InputError("$TUNER_HOME must name a folder, as this user has no home, got none") from None
 
 
 #: More than a search of the default budget logs.
@@ -203,33 +212,62 @@ class Log:
         self.close()
 
 
-def read_log(path: Path, containing: Iterable[str] = ()) -> Iterator[Evaluation]:
+#: So many bytes of logs are of use at most, and of one log are read: about what a model learns from.
+_MOST_NBYTES = 128 << 20
+#: A compressed log holds about so many times its size.
+_PACKED = 10
+#: No evaluation is longer.
+_MOST_LINE_NBYTES = 1 << 20
+
+
+def read_log(
+    path: Path, containing: Iterable[str] = (), skipped: Callable[[str, str], object] = lambda *_: None
+) -> Iterator[Evaluation]:
     """The evaluations of a log file, or of all logs below a folder; what is torn or not ours is skipped.
 
     A log is ``*.jsonl`` or ``*.jsonl.gz``. Where the line is torn or skipped that another one leaves traits, machine or
-    versions to, that one has none.
+    versions to, that one has none. Of a log that is cut, damaged or longer than 128 MiB what is before is read, and a
+    warning says so.
 
     Parameters
     ----------
     path : path
     containing : texts
         Only lines that contain one of them, such as digests of data, where any are given; others are not even parsed.
+    skipped : callable
+        Called with the place of each line that is no evaluation, and with what is wrong.
     """
     texts = [text.encode() for text in containing]
     for file in log_files(path):
         before: dict[str, dict[str, Any]] = {}
-        for line in _lines(file):
-            if texts and not any(text in line for text in texts):
+        for number, line in enumerate(_lines(file), 1):
+            if line.isspace() or (texts and not any(text in line for text in texts)):
                 continue
             try:
                 yield Evaluation.from_dict(_restored(json.loads(line), before))
-            except (ValueError, RecursionError):  # InputError is a ValueError
-                continue
+            except InputError as error:
+                skipped(f"{file}: line {number}", str(error))
+            except (ValueError, RecursionError):
+                skipped(f"{file}: line {number}", "is torn, or no JSON")
 
 
 def log_files(path: Path) -> list[Path]:
     """The logs below a folder, in the order of their names; a file is one itself."""
     return sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]) if path.is_dir() else [path]
+
+
+def latest_logs(paths: Iterable[Path]) -> tuple[list[Path], int]:
+    """The logs below some folders, or files, that hold 128 MiB together, and how many earlier ones do not fit.
+
+    They are in the order of their names, which begin with a date; of however large ones, the latest is there.
+    """
+    found = sorted({file for path in paths for file in log_files(path)}, key=lambda file: (file.name, file))
+    left, room = len(found), _MOST_NBYTES
+    while left and (room > 0 or left == len(found)):
+        left -= 1
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            room -= found[left].stat().st_size * (_PACKED if found[left].suffix == ".gz" else 1)
+    return found[left:], left
 
 
 #: What may be left out of a line: the traits, and these of the origin.
@@ -238,11 +276,19 @@ _REPEATED = ("machine", "versions")
 
 def _lines(file: Path) -> Iterator[bytes]:
     """The lines of a log, as far as it can be read."""
+    number, room = 0, _MOST_NBYTES
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
-            yield from lines
-    except (OSError, EOFError, zlib.error):
+            while (line := lines.readline(_MOST_LINE_NBYTES)) and (room := room - len(line)) >= 0:
+                yield line
+                number += 1
+        damage = f"must be of at most {_MOST_NBYTES >> 20} MiB" if line else None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        damage = "is cut or damaged"
+    except OSError:
         return
+    if damage:
+        warnings.warn(f"{file}: {damage}: only its first {number} lines are read", TunerWarning, stacklevel=2)
 
 
 def _shortened(document: dict[str, Any], before: dict[str, dict[str, Any]]) -> dict[str, Any]:

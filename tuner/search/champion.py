@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import itertools
 import os
 import re
 import sys
@@ -20,7 +19,7 @@ import sklearn
 
 import tuner
 from tuner.errors import InputError, TunerError, TunerWarning
-from tuner.evaluation import Evaluation, Log, log_files, read_log
+from tuner.evaluation import Evaluation, Log, latest_logs, read_log
 from tuner.search import surrogate as definition
 from tuner.search.model_cache import cached
 from tuner.search.score import widening
@@ -66,7 +65,9 @@ def fitted(name: str, notify: Callable[[str], object] = lambda _: None) -> Surro
         notify(f"training the surrogate on {len(evaluations)} evaluations: takes some seconds, once")
         return Surrogate.fit(evaluations).calibrated(widening(evaluations))
 
-    return cached(folder(), f"{_digest(name)[:24]}-{_made_by()[:24]}.model", make)
+    # Each user of a shared folder has a cache, as none may load what another wrote.
+    place = folder() / "cache" / str(os.getuid())
+    return cached(place, f"{_digest(name)[:24]}-{_made_by()[:24]}.model", make)
 
 
 def shipped_log() -> list[Evaluation]:
@@ -85,8 +86,16 @@ def training_log(paths: Sequence[str | os.PathLike[str]]) -> list[Evaluation]:
     return sift(read_logs(paths)).evaluations
 
 
-def read_logs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Evaluation]:
-    """All evaluations of some logs, files or folders, one by one; what of a folder may not be read is warned of.
+def read_logs(
+    paths: Sequence[str | os.PathLike[str]], notify: Callable[[str], object] = lambda _: None
+) -> Iterator[Evaluation]:
+    """The evaluations of the latest of some logs, files or folders, one by one; what may not be read is warned of.
+
+    Parameters
+    ----------
+    paths : sequence of path
+    notify : callable
+        Called with a line where older logs, or lines that are no evaluations, are passed over.
 
     Raises
     ------
@@ -98,11 +107,27 @@ def read_logs(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Evaluation]:
             raise InputError(f"{path}: no such file or folder")
         if not os.access(path, os.R_OK):
             raise InputError(f"{path}: must be readable")
-    closed = [file for path in paths for file in log_files(Path(path)) if not os.access(file, os.R_OK)]
+    files, older = latest_logs(map(Path, paths))
+    if older:
+        notify(f"{older} logs are too old to be read, the latest {len(files)} are")
+    closed = [file for file in files if not os.access(file, os.R_OK)]
     if closed:
         text = f"{closed[0]}: must be readable; {len(closed)} such logs are not learned from"
         warnings.warn(text, TunerWarning, stacklevel=2)
-    return itertools.chain.from_iterable(read_log(Path(path)) for path in paths)
+    return _evaluations(files, notify)
+
+
+def _evaluations(logs: Iterable[Path], notify: Callable[[str], object]) -> Iterator[Evaluation]:
+    first, count = "", 0
+
+    def skipped(place: str, wrong: str) -> None:
+        nonlocal first, count
+        first, count = first or f"{place}: {wrong}", count + 1
+
+    for path in logs:
+        yield from read_log(path, skipped=skipped)
+    if count:
+        notify(f"{first}; {count} such lines are passed over, torn or of another version")
 
 
 def named_log(name: str) -> list[Evaluation]:

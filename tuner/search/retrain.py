@@ -15,7 +15,7 @@ from tuner.errors import InputError
 from tuner.evaluation import Evaluation, check_room, home
 from tuner.search.champion import fitted, keep_log, named_log, read_logs, shipped_log
 from tuner.search.score import GOALS, Case, Score, cases_of, score
-from tuner.search.sift import Sifted, sift
+from tuner.search.sift import MOST_ROWS, Sifted, sift
 from tuner.search.surrogate import dataset_of
 from tuner.search.verdict import SHIPPED, Verdict, champion_log, folder, verdicts, write_verdict
 
@@ -57,15 +57,17 @@ def retrain(paths: Sequence[str] = (), notify: Notify = lambda _: None, jobs: in
     """
     before = champion_log()
     own = home() / "evaluations"
-    given = read_logs(paths or ([str(own)] if own.is_dir() else []))
+    given = read_logs(paths or ([str(own)] if own.is_dir() else []), notify)
     check_room(folder())
-    known = _known(before, notify)
+    shipped = shipped_log()
+    known = _known(before, shipped, notify)
     new = sift(given, known)
-    verdict = _judge(known, new, _undecided(before, new), notify, jobs)
+    log = _bounded([*known, *new.evaluations], shipped)
+    verdict = _judge(known, new, log, _undecided(before, new), notify, jobs)
     if verdict.decision == "promoted":
-        log = keep_log([*known, *new.evaluations])
-        fitted(log, notify)
-        verdict = replace(verdict, champion=log)
+        name = keep_log(log)
+        fitted(name, notify)
+        verdict = replace(verdict, champion=name)
     now = champion_log()
     if now != before:
         reason = f"the {_called(now)} stays: another verdict came while this one was found, retrain again"
@@ -92,9 +94,8 @@ def rollback() -> Verdict:
     return write_verdict(Verdict("rolled back", reason, earlier, now, _now()))
 
 
-def _known(champion: str, notify: Notify) -> list[Evaluation]:
+def _known(champion: str, shipped: list[Evaluation], notify: Notify) -> list[Evaluation]:
     """What the champion learned from, and what the package ships by now."""
-    shipped = shipped_log()
     if champion == SHIPPED:
         return shipped
     try:
@@ -105,19 +106,33 @@ def _known(champion: str, notify: Notify) -> list[Evaluation]:
     return [*kept, *sift(shipped, kept).evaluations]
 
 
+def _bounded(evaluations: Sequence[Evaluation], shipped: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those of shipped data, and of the rest the latest: without end a model would grow with each promotion."""
+    ours = {e.origin.get("data") for e in shipped}
+    own = [e for e in evaluations if e.origin.get("data") not in ours]
+    return [*(e for e in evaluations if e.origin.get("data") in ours), *own[-MOST_ROWS:]]
+
+
 def _undecided(champion: str, new: Sifted) -> Verdict:
     return Verdict("kept", "", champion, champion, _now(), dropped=new.dropped)
 
 
-def _judge(known: Sequence[Evaluation], new: Sifted, verdict: Verdict, notify: Notify, jobs: int) -> Verdict:
-    """The verdict over a challenger that learned from what is new too."""
+def _judge(
+    known: Sequence[Evaluation],
+    new: Sifted,
+    log: Sequence[Evaluation],
+    verdict: Verdict,
+    notify: Notify,
+    jobs: int,
+) -> Verdict:
+    """The verdict over a challenger that learned from `log`, which has what is new too."""
     fresh = [e for e in new.evaluations if e.config is not None]
-    log = [*known, *new.evaluations]
+    learned_from = [e for e in log if e.config is not None]
     verdict = replace(
         verdict,
         log={
-            "evaluations": sum(e.config is not None for e in log),
-            "datasets": len({dataset_of(e) for e in log}),
+            "evaluations": len(learned_from),
+            "datasets": len({dataset_of(e) for e in learned_from}),
             "new_evaluations": len(fresh),
             "new_datasets": len({dataset_of(e) for e in fresh} - {dataset_of(e) for e in known}),
         },

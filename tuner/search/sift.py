@@ -17,7 +17,7 @@ from tuner.evaluation import Evaluation
 from tuner.search.surrogate import Matrix, beyond_probe, data_of, is_usable
 
 #: Configurations of one sample of data, and of all, that are kept at most.
-_MOST_OF_DATA, _MOST_ROWS = 150, 40_000
+_MOST_OF_DATA, MOST_ROWS = 150, 40_000
 #: The ratio of one configuration on the same pixels is a fact: logarithms that differ by more contradict each other.
 #: Versions of codecs differ by less.
 _SAME_RATIO = 0.05
@@ -87,9 +87,9 @@ def sift(evaluations: Iterable[Evaluation], known: Sequence[Evaluation] = ()) ->
             if len(of_data) > 2 * _MOST_OF_DATA:
                 found[data] = _trimmed(of_data, _MOST_OF_DATA)
     plausible = {data: kept for data, of_data in found.items() if (kept := _plausible(of_data, dropped))}
-    most = min(_MOST_OF_DATA, max(20, _MOST_ROWS // max(1, len(plausible))))
+    most = min(_MOST_OF_DATA, max(20, MOST_ROWS // max(1, len(plausible))))
     # Where there are too many data even so, the last are kept: logs are named by date.
-    places = list(plausible)[-(_MOST_ROWS // most) :]
+    places = list(plausible)[-(MOST_ROWS // most) :]
     left = [e for d in places for e in (*baselines.get(d, {}).values(), *_trimmed(plausible[d], most).values())]
     return Sifted(left, dict(dropped))
 
