@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerWarning
 from tuner.evaluation import Evaluation
 from tuner.goal import Goal, goal_of
+from tuner.search import optimize
 from tuner.search.optimize import Proposer
 from tuner.space import Space, load_space
 
@@ -203,6 +206,21 @@ def test_two_runs_share_a_database(tmp_path: Path) -> None:
     for _ in range(2):
         explore(proposer(bound("quick"), storage=storage, name="scan"), 3)
     assert len(load(storage)) == 6
+
+
+def test_runs_that_make_a_database_at_once_share_it(tmp_path: Path) -> None:
+    for turn in range(3):
+        storage = f"sqlite:///{tmp_path}/study{turn}.db"
+        together = threading.Barrier(4)
+
+        def start(name: str, storage: str = storage, together: threading.Barrier = together) -> None:
+            together.wait()
+            optimize._mirror(storage, name, [optuna.study.StudyDirection.MAXIMIZE])
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(start, "abcd"))
+        database = optuna.storages.RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
+        assert sorted(study.study_name for study in database.get_all_studies()) == list("abcd")
 
 
 def test_a_failed_evaluation_is_no_end() -> None:

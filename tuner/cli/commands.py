@@ -69,7 +69,7 @@ def search_command(options: argparse.Namespace) -> int:
             maximize=options.maximize,
             require=options.require,
             prefer=options.prefer,
-            budget=options.budget or PREDICT_BUDGET,
+            budget=PREDICT_BUDGET if options.budget is None else options.budget,
             sample=options.sample,
             jobs=options.jobs,
             seed=options.seed,

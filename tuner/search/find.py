@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from tuner.apply.pipeline import default_workers
 from tuner.config import PLUGINS, Config
 from tuner.document import parse_size
 from tuner.errors import InputError, TunerWarning, UnsatisfiableError
-from tuner.evaluation import Evaluation, Log, check_room, home, read_log
+from tuner.evaluation import Evaluation, Log, check_room, home, latest_logs, read_log
 from tuner.goal import Goal, goal_of, load_goal
 from tuner.measure.access import read_frames
 from tuner.measure.analyses import check_allowed
@@ -188,8 +189,10 @@ def find_profile(
     folder = home() / "evaluations"
     check_room(folder)
     past = _past(folder, drawn)
-    file = re.sub(r"[^\w.-]", "_", f"{now}-{name}-{os.getpid()}")
-    with Log(folder / f"{file}.jsonl") as log:
+    # Nodes may start a search in the same second as the same process; a file's name has 255 bytes.
+    short = re.sub(r"[^\w.-]", "_", name)[:48]
+    unique = f"{now}-{short}-{secrets.token_hex(4)}"
+    with Log(folder / f"{unique}.jsonl") as log:
         say = partial(_say, notify, drawn.dtype.itemsize)
         lossy = _settle_steps(chosen, wanted, stacks, drawn, parts, given, risk, log, say)
         for stack in stacks:
@@ -207,7 +210,7 @@ def find_profile(
             jobs=jobs or default_workers(),
             prefer=prefer,
             storage=storage,
-            study=f"{name}-{now}",
+            study=unique,
             dataset=name,
             known=past if resume else (),
             warm=[*lossy.probed, *_warm(past)],
@@ -349,7 +352,8 @@ def _name_of(paths: Sequence[str | os.PathLike[str]]) -> str:
 def _past(folder: Path, sample: Sample) -> list[Evaluation]:
     """What was logged of this sample, on the part of it that a search measures or on all of it."""
     digests = {sample.digest, small_part(sample).digest}
-    return [e for e in read_log(folder, containing=digests) if e.origin.get("data") in digests]
+    logs, _ = latest_logs([folder])
+    return [e for log in logs for e in read_log(log, digests) if e.origin.get("data") in digests]
 
 
 def _warm(past: Sequence[Evaluation]) -> list[Config]:

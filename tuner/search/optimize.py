@@ -26,6 +26,8 @@ from tuner.space import Space
 _PATIENCE = 30
 #: The share of the run's time that asking Optuna may take; beyond it, neighbours of the front are proposed for nothing.
 _ASK_SHARE = 0.08
+#: Seconds to wait after each try to open a database.
+_PAUSES = (0.1, 0.5, 0.0)
 
 
 class Proposer:
@@ -315,13 +317,16 @@ def _distributions(space: Space, choices: Choices) -> dict[str, BaseDistribution
 
 def _mirror(storage: str, name: str, directions: Sequence[optuna.study.StudyDirection]) -> optuna.Study:
     """The study in a storage of the user's, to which the search's trials are copied."""
-    try:
-        # Without a pool nothing stays open between two trials: nobody has to close the database.
-        database = optuna.storages.RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
-        return optuna.create_study(storage=database, study_name=name, directions=directions, load_if_exists=True)
-    except Exception as error:  # every database has exceptions of its own
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--storage must be the URL of a database that Optuna can write to: {reason}") from None
+    reason = ""
+    for pause in _PAUSES:  # of searches that make the same database at once, Optuna lets all but one fail
+        try:
+            # Without a pool nothing stays open between two trials: nobody has to close the database.
+            database = optuna.storages.RDBStorage(storage, engine_kwargs={"poolclass": NullPool})
+            return optuna.create_study(storage=database, study_name=name, directions=directions, load_if_exists=True)
+        except Exception as error:  # every database has exceptions of its own
+            reason = str(error).partition("\n")[0]
+            time.sleep(pause)
+    raise InputError(f"--storage must be the URL of a database that Optuna can write to: {reason}")
 
 
 @contextmanager
