@@ -412,7 +412,7 @@ def test_a_repeated_exposure_moves_areas_by_their_error_bars_whatever_the_backgr
 ) -> None:
     """By more of them, what is harmless is refused; by less, what is not passes."""
     first, second = exposures(background, 50)
-    write_spectra(tmp_path / "spectra.h5", first * np.float32(gain))
+    write_frames(tmp_path / "spectra.h5", first * np.float32(gain), "spectrum")
     scan = scan_of(tmp_path / "spectra.h5", Noise(gain, 0.0, 0.0, "given"), lambda _: second * np.float32(gain))
     analysis = {"elements": ["Mn", "Fe", "Cu"], "calibration": [0, 0.01], "beam_kev": 11.5}
     goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"spectrum": analysis}})
@@ -421,10 +421,28 @@ def test_a_repeated_exposure_moves_areas_by_their_error_bars_whatever_the_backgr
     assert found["spectrum.scan_error_bars"] < 8
 
 
-def write_spectra(path: Path, spectra: NDArray[Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "given", "shape"),
+    [
+        ("radial_profile", {"centre": [16, 16]}, (3, 32, 32)),
+        ("spectrum", {"elements": ["Fe"], "calibration": [0, 0.01]}, (3, 1200)),
+        ("peaks", {}, (3, 32, 32)),
+        ("contrast", {"centre": [16, 16]}, (3, 32, 32)),
+    ],
+)
+def test_frames_of_which_nothing_counts_have_no_perfect_numbers(
+    tmp_path: Path, kind: str, given: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    write_frames(tmp_path / "a.h5", np.full(shape, -1, np.int32), "image" if len(shape) == 3 else "spectrum")
+    goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {kind: given}})
+    with pytest.raises(InputError, match=r"a\.h5: must have [^\n]*got none"):
+        analyse(goal, [scan_of(tmp_path / "a.h5", POISSON)])
+
+
+def write_frames(path: Path, frames: NDArray[Any], interpretation: str) -> None:
     with h5py.File(path, "w") as file:
-        file["data"] = spectra
-        file["data"].attrs["interpretation"] = "spectrum"
+        file["data"] = frames
+        file["data"].attrs["interpretation"] = interpretation
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ _FANO, _FANO_FWHM = 0.115, 2.355 * (0.115 * 0.00366 * 5.9) ** 0.5
 #: Channels from 1 keV to the beam's energy, at least: fewer are none of a spectrum in keV.
 _FEWEST = 16
 
+#: Channels of which the response is asked at once, as each takes a spectrum.
+_AT_ONCE = 512
+
 _Array = NDArray[np.float64]
 
 
@@ -32,13 +35,15 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
     Raises
     ------
     InputError
-        Where PyMca is not installed, frames are no spectra, the calibration or the noise is not known, or an element
-        has no line that can be seen.
+        Where PyMca is not installed, frames are no spectra, the calibration or the noise is not known, an element has
+        no line that can be seen, or no channel counts.
     """
     if len(scan.stack.frame_shape) != 1:
         raise InputError(f"{scan.stack.name}: frames must be spectra for spectrum, got {scan.stack.frame_shape}")
     configuration = _configuration(analysis, scan)
     pairs = list(scan.pairs())
+    if not any(pair.valid.any() for pair in pairs):
+        raise InputError(f"{scan.stack.name}: must have channels that count for analysis {analysis.name}, got none")
     before = np.concatenate([np.where(pair.valid, pair.original, 0) for pair in pairs]).astype(np.float64)
     after = np.concatenate([np.where(pair.valid, pair.decoded, 0) for pair in pairs]).astype(np.float64)
     variance = sum(np.where(pair.valid, scan.variance(pair.original), 0.0).sum(axis=0) for pair in pairs)
@@ -48,7 +53,9 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
     sums = [np.concatenate([side.sum(axis=0)[None], weights @ side]) for side in (before, after)]
     first, second, sum_first, sum_second = (_fit(configuration, side) for side in (before, after, *sums))
     # Areas of single counts without a background: how far each channel moves each area, as the fit is linear.
-    response = _fit({**configuration, "fit": {**configuration["fit"], "stripflag": 0}}, np.eye(before.shape[1]))
+    flat, channels = {**configuration, "fit": {**configuration["fit"], "stripflag": 0}}, before.shape[1]
+    counts = (np.eye(min(_AT_ONCE, channels - at), channels, at) for at in range(0, channels, _AT_ONCE))
+    response = np.concatenate([_fit(flat, some) for some in counts], axis=1)
     error = np.maximum(np.sqrt(response**2 @ variance), max(one, 1e-300))[:, None]
     moved = (second - first) / (error / spectra**0.5)
     change = np.abs(sum_second - sum_first)
