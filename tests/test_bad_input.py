@@ -308,6 +308,16 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_searching(
     refused("demo", "-o", "/proc/scan.nxs", "--frames", "2", code=1)
 
 
+def test_a_full_disk_is_said_before_searching(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        line = refused("search", scan, "-o", tmp_path / "new.yaml", code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert line == f"{tmp_path}/new.yaml: must have room for it, got File too large"
+
+
 def test_usage(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     profile = tmp_path / "scan.yaml"
     for command in (

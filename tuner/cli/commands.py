@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import math
 import sys
@@ -12,7 +13,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import InputError, UnsatisfiableError
+from tuner.document import MAX_BYTES
+from tuner.errors import InputError, TunerError, UnsatisfiableError
 from tuner.profile import Profile, load_profile
 from tuner.stack import Stack
 
@@ -331,8 +333,11 @@ def _check_output(output: str, inputs: Sequence[str]) -> None:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(MAX_BYTES))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise TunerError(f"{path}: must have room for it, got {error.strerror}") from None
         raise InputError(f"{path}: its folder must be writable, got {error.strerror}") from None
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
