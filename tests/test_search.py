@@ -527,7 +527,7 @@ def test_asking_telling_and_logging_take_at_most_a_tenth_of_the_time(
 def test_a_guided_search_ends_once_nothing_better_is_likely(home: Path, tmp_path: Path, wish: str) -> None:
     del home  # holds the surrogate
     scan = tmp_path / "scan.nxs"
-    write_nexus(str(scan), simulate("mx", 12, 1, (128, 128)))
+    write_nexus(str(scan), simulate("mx", 12, 1, (64, 64)))
     found = find_profile([scan], goal=goal_of(None, ["ratio"], [wish]), budget="1000")
     assert found.result.stopped == "no configuration is likely to be better by a per cent"
     assert found.result.measured < 300
