@@ -202,6 +202,29 @@ def test_figures_of_profiles_are_what_their_definitions_give_of_few_counts_and_o
     assert got == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_of_several_detectors_each_has_its_own_beam_centre_or_none(tmp_path: Path, linked: bool) -> None:
+    """That of another one would be a profile about a point where no beam is."""
+    frames = np.random.default_rng(0).poisson(9, (4, 32, 32)).astype(np.uint16)
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        for name, centre in {"saxs": (10.0, 20.0), "waxs": (30.0, 40.0), "none": None}.items():
+            detector = file.create_group(f"entry/instrument/{name}")
+            detector.attrs["NX_class"] = "NXdetector"
+            detector["data"] = frames
+            if centre is not None:
+                detector["beam_center_y"], detector["beam_center_x"] = centre
+            if linked:
+                file[f"entry/plot_{name}/data"] = detector["data"]
+        for group in ("entry", "entry/instrument"):
+            file[group].attrs["NX_class"] = {"entry": "NXentry"}.get(group, "NXinstrument")
+    for name, expected in {"saxs": (10, 20), "waxs": (30, 40), "none": (None, None)}.items():
+        place = f"entry/plot_{name}/data" if linked else f"entry/instrument/{name}/data"
+        (stack,) = open_stacks([tmp_path / "a.nxs"], dataset=place)
+        scan = Scan(stack, np.arange(4), Pixels(noise=POISSON), lambda frames: frames)
+        centre = [scan.declared(f"beam_center_{axis}") for axis in "yx"]
+        assert tuple(None if at is None else at[0] for at in centre) == expected
+
+
 def test_pixels_that_came_back_as_no_number_break_every_limit_on_a_profile(tmp_path: Path) -> None:
     np.save(tmp_path / "frames.npy", np.full((4, 32, 32), 900, np.float32))
     goal = Goal.from_dict({"maximize": ["ratio"], "analyses": {"radial_profile": {"centre": [16, 16], "bins": 8}}})

@@ -472,6 +472,19 @@ def test_of_two_detectors_each_keeps_its_own(tmp_path: Path) -> None:
     assert open_hdf5(tmp_path / "a.nxs", "entry/far").saturation == 200
 
 
+def test_frames_in_a_detector_of_two_have_no_mask_of_the_other(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.nxs", "w") as file:
+        instrument = group(group(file, "entry", "NXentry"), "instrument", "NXinstrument")
+        for name in ("near", "far"):
+            group(instrument, name, "NXdetector")["data"] = ramp(2, 3, 4)
+        instrument["far/pixel_mask"] = np.eye(3, 4, dtype="uint8")
+        instrument["far/saturation_value"] = 100
+    near, far = (open_hdf5(tmp_path / "a.nxs", f"entry/instrument/{name}/data") for name in ("near", "far"))
+    assert (near.mask, near.saturation) == (None, None)
+    assert far.mask is not None
+    assert far.saturation == 100
+
+
 def test_conventional_marks_unless_they_are_the_saturation(tmp_path: Path) -> None:
     for dtype, marks in (("uint16", (65535,)), ("int32", (-1, -2)), ("int16", ()), ("f4", ())):
         with h5py.File(tmp_path / f"{dtype}.h5", "w") as file:

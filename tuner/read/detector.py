@@ -111,7 +111,9 @@ def detector_groups(file: h5py.File, path: str) -> list[h5py.Group]:
         for _, node in walk(entry)
         if nx_class(node) == "NXdetector" and h5py.h5o.get_info(node.id).addr not in known
     ]
-    if len(others) > 1:
+    if any(nx_class(group) == "NXdetector" for group in own):
+        others = []  # it is known already: what else there is is another one
+    elif len(others) > 1:
         # Several detectors: the one that holds this dataset too, or has the name of the dataset or its group.
         names = path.split("/")
         others = [group for group in others if _holds(group, dataset) or group.name.rpartition("/")[2] in names]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tuner.apply.metadata import Metadata
 from tuner.errors import InputError
 from tuner.noise import Noise
-from tuner.read.links import walk
+from tuner.read.detector import detector_groups
+from tuner.read.links import nx_class, peek, walk
 from tuner.read.sampling import eligible_frames
 from tuner.stack import Stack
 from tuner.steps import Pixels
@@ -89,7 +90,8 @@ class Scan:
     def declared(self, *names: str, size: int = 1) -> NDArray[np.float64] | None:
         """The numbers that the file has under the first of some names with so many values; None without.
 
-        Of reduced frames they are those that such a file has.
+        Those of the detector's own groups come first, and those of another detector are none. Of reduced frames they
+        are those that such a file has.
         """
         try:
             file = h5py.File(self.stack.name, "r", locking=False)
@@ -97,13 +99,19 @@ class Scan:
             return None
         with file:
             metadata = Metadata(file, self.stack) if isinstance(self.stack.source, Reduced) else None
-            found = {}
-            for path, node in walk(file):
-                name = path.rpartition("/")[2]
+            path = self.stack.dataset
+            groups = detector_groups(file, path) if path is not None and peek(file, path) is not None else []
+            # Groups are compared as such: one may have several paths.
+            others = tuple(f"{at}/" for at, node in walk(file) if nx_class(node) == "NXdetector" and node not in groups)
+            found, of_its_own = {}, set[str]()
+            for at, node in walk(file):
+                name = at.rpartition("/")[2]
                 if name in names and isinstance(node, h5py.Dataset) and node.dtype.kind in "iuf":
                     value = np.asarray(node[()] if metadata is None else metadata.value(node), np.float64)
-                    if value.size == size:
+                    own = node.parent in groups
+                    if value.size == size and not at.startswith(others) and (own or name not in of_its_own):
                         found[name] = value.reshape(-1)
+                        of_its_own |= {name} if own else set()
             return next((found[name] for name in names if name in found), None)
 
 
