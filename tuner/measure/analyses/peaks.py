@@ -261,9 +261,10 @@ def _figures(sums: dict[str, _Array]) -> dict[str, _Array]:
         "precision": np.where(sums["after"] > 0, sums["real"] / sums["after"], 0.0),
         "cc": _correlation(strong),
         "scale_percent": 100 * np.abs(strong[:, 2] / strong[:, 1] - 1),
-        "weak_recall": sums["weak_kept"] / sums["weak"],
+        # Where there are no weak ones, none of them changed.
+        "weak_recall": np.where(sums["weak"] > 0, sums["weak_kept"] / sums["weak"], 1.0),
         "weak_cc": _correlation(weak),
-        "weak_scale_percent": 100 * np.abs(weak[:, 2] / weak[:, 1] - 1),
+        "weak_scale_percent": 100 * np.where(sums["weak"] > 0, np.abs(weak[:, 2] / weak[:, 1] - 1), 0.0),
         "rms_sigma": np.sqrt(sums["squares"] / (sums["before"] + sums["weak"])),
         **by_shell,
     }
