@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tuner.apply.checksum import fletcher32, fletcher32_numpy
 from tuner.apply.cut import cut, slabs
 from tuner.apply.encode import Encoder, cparams
-from tuner.config import FILTERS, Blosc2, chunk_grid
+from tuner.config import FILTERS, Blosc2, Config, chunk_grid
 from tuner.errors import CodecError, InputError
 
 SIZES = st.integers(1, 9)
@@ -75,6 +75,25 @@ def test_the_patched_template_is_the_frame_that_c_blosc2_makes(
     if items > 1:
         assert encoder.encode(chunk) == schunk.to_cframe()
     assert (encoder.decode(encoder.encode(chunk)) == chunk).all()
+
+
+@given(
+    st.sampled_from(["blosclz", "lz4", "lz4hc", "zstd", "zlib"]),
+    st.sampled_from([(), ("shuffle",), ("delta", "bitshuffle"), ("shuffle", "bytedelta")]),
+    st.sampled_from(["always", "never"]),
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from([0, 4096, 16384]),
+)
+def test_level_0_stores_whatever_else_is_asked_for(
+    codec: str, filters: tuple[str, ...], splitmode: str, typesize: int, blocksize: int
+) -> None:
+    chunk = np.random.default_rng(0).poisson(3, (2, 64, 64)).astype("uint16")
+    asked = Config((2, -1, -1), Blosc2(codec, 0, 0, filters, splitmode, typesize, blocksize))
+    resolved = asked.resolve((64, 64), chunk.dtype)
+    assert resolved == Config((2, 64, 64), Blosc2(codec, clevel=0, filters=(), typesize=2))
+    frames = [Encoder(blosc2, chunk.shape, chunk.dtype).encode(chunk) for blosc2 in (asked.blosc2, resolved.blosc2)]
+    assert len(frames[0]) == len(frames[1])
+    assert all(chunk.tobytes() in frame for frame in frames)
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten"])

@@ -131,6 +131,19 @@ def test_eight_measurements_come_near_the_best_of_all(
     assert not random or judge.worth(allowed[0]) >= judge.worth(random[0])
 
 
+def test_what_is_nearest_to_the_limit_is_tried_where_nothing_is_expected_to_meet_it(
+    surrogate: Surrogate, measured: dict[Config, Evaluation]
+) -> None:
+    stored = Evaluation(
+        Config((1, *world.SHAPE), Blosc2(clevel=0, filters=())), dict.fromkeys(TARGETS, 1e5) | {"ratio": 1.0}
+    )
+    goal = Goal(("ratio",), (Constraint.parse("encode_mb_s >= 9000"),))
+    slowest_first = sorted(measured, key=lambda config: measured[config].metrics["encode_mb_s"])
+    picks, likely = guide_of(surrogate, {c: measured[c] for c in slowest_first}).propose(Judge(goal, {}), [stored], 4)
+    assert likely == 0.0
+    assert set(picks) <= set(slowest_first[-len(slowest_first) // 4 :])
+
+
 def test_it_says_when_nothing_better_is_likely(surrogate: Surrogate, measured: dict[Config, Evaluation]) -> None:
     judge = Judge(SMALL, {})
     guide = guide_of(surrogate, measured)

@@ -189,7 +189,7 @@ splitmode='auto', typesize=2, blocksize=160000), steps=())
             raise InputError(f"blocksize must be a multiple of typesize {typesize}, got {self.blosc2.blocksize}")
         # A chunk of less than the least block is one block by itself.
         blocksize = min(self.blosc2.blocksize, nbytes) if nbytes >= MIN_BLOCKSIZE else 0
-        return Config(chunks, _closed(self.blosc2, typesize, blocksize), self.steps)
+        return Config(chunks, _closed(self.blosc2, typesize, dtype.itemsize, blocksize), self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as YAML has them.
@@ -223,7 +223,9 @@ splitmode='auto', typesize=2, blocksize=160000), steps=())
 
 
 @lru_cache(1 << 14)  # a space has few of these for its many configurations, and a search resolves all of them
-def _closed(blosc2: Blosc2, typesize: int, blocksize: int) -> Blosc2:
+def _closed(blosc2: Blosc2, typesize: int, itemsize: int, blocksize: int) -> Blosc2:
+    if blosc2.clevel == 0:  # stored as it is, whatever else is asked for
+        return Blosc2(blosc2.codec, clevel=0, filters=(), typesize=itemsize)
     return replace(blosc2, typesize=typesize, blocksize=blocksize)
 
 

@@ -46,6 +46,8 @@ _SHORTLIST, _RENEW = 1200, 24
 _HIGHEST = 20
 #: A timed requirement must be expected to be met by so much, as its low end of the spread has to meet it.
 _SAFETY = 0.015
+#: What is expected to miss a requirement is worth little, but not nothing: the guess may be what is wrong.
+_NEARLY, _SOON = 0.01, 0.3
 #: An improvement below that, as a logarithm, is not worth a measurement.
 _PER_CENT = 0.01
 
@@ -207,20 +209,16 @@ class Guide:
         mean, std = self.expected(candidates)
         bounds = self._bounds(judge, evaluations, candidates, mean)
         ranked = [e for e in judge.rank(evaluations, prefer) if all(v <= 0 for v in judge.violations(e, bounds))]
-        if not ranked:  # first of all something that meets the requirements, and is worth something
-            gain = np.zeros(len(candidates))
-            for draw in self._draws:
-                worth, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
-                gain += (margin >= 0) * (worth - worth.min()) + 0.01 * np.exp(np.minimum(margin, 0.0))
-            return gain / self._cost(mean), 1.0
-        best = judge.worth(ranked[0], prefer)
+        # Before anything meets the requirements, whatever does is worth something.
+        best = judge.worth(ranked[0], prefer) if ranked else -math.inf
         gain = np.zeros(len(candidates))
         better = 0
         for draw in self._draws:
             worth, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
-            gain += (margin >= 0) * np.maximum(worth - best, 0.0)
+            improvement = np.maximum(worth - max(best, worth.min()), 0.0)
+            gain += np.where(margin >= 0, 1.0, _NEARLY * np.exp(np.minimum(margin, 0.0) / _SOON)) * improvement
             better += bool(((margin >= 0) & (worth > best + _PER_CENT)).any())
-        return gain / self._cost(mean), better / _DRAWS
+        return gain / self._cost(mean), better / _DRAWS if ranked else 1.0
 
     def _bounds(
         self, judge: Judge, evaluations: Sequence[Evaluation], candidates: NDArray[np.intp], mean: Matrix

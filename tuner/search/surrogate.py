@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
-from tuner.config import FILTERS, Config
+from tuner.config import FILTERS, Blosc2, Config
 from tuner.errors import InputError
 from tuner.evaluation import Evaluation
 from tuner.measure.probe import PIECE_NBYTES, PROBES
@@ -252,16 +252,18 @@ def _row_block(features: Matrix, base: Matrix, data: Data, traits: tuple[str, ..
 
 def _base(configs: Sequence[Config], features: Matrix, data: Data) -> Matrix:
     """What the probe of the same filters by a codec of the same family made of the data; small chunks pay a frame."""
-    base = np.array([_probe(config.blosc2.codec, config.blosc2.filters, data.traits) for config in configs])
+    base = np.array([_probe(config.blosc2, data.traits) for config in configs])
     nbytes = np.exp2(features[:, _NBYTES])
     header = np.maximum(0.0, 1 - nbytes / PIECE_NBYTES) * _FRAME_NBYTES
     base[:, 0] = np.log(nbytes / (nbytes / np.exp(base[:, 0]) + header))
     return base
 
 
-def _probe(codec: str, filters: tuple[str, ...], traits: Mapping[str, float]) -> list[float]:
-    family = _FAMILY[codec]
-    tried = (filters, filters[-1:], ("shuffle",))
+def _probe(blosc2: Blosc2, traits: Mapping[str, float]) -> list[float]:
+    if blosc2.clevel == 0:  # which stores, at about the speed of the reference kernel whatever the data
+        return [0.0] * len(_KINDS)
+    family = _FAMILY[blosc2.codec]
+    tried = (blosc2.filters, blosc2.filters[-1:], ("shuffle",))
     name = next(n for f in tried if (n := f"{family}1_{'_'.join(f) or 'plain'}") in PROBES)
     return [traits[f"probe_{name}_log_{kind}"] for kind in _KINDS]
 
