@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Drift:
     """Follows the traits of frames and their ratio; warns once for each that leaves what the profile was measured on.
 
     A look takes as many frames, one after the other, as the pieces had of which the envelope was made. Traits are
-    computed in a thread of its own, as often as takes a hundredth of its time.
+    computed in a thread of their own, as often as takes a hundredth of its time.
 
     Parameters
     ----------
@@ -66,17 +66,12 @@ class Drift:
         frames = profile.evidence.get("sample", {}).get("frames", 0)
         self._frames = max(1, frames // PIECES)
         self._seen: list[NDArray[Any]] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tuner-drift") if self._bounds else None
-        self._looking: Future[None] | None = None
-        self._next = 0.0
+        self._looking: threading.Thread | None = None
+        self._next = 0.0 if self._bounds else math.inf
 
     def due(self) -> bool:
         """Whether frames are wanted for a look."""
-        return (
-            self._pool is not None
-            and time.monotonic() >= self._next
-            and (self._looking is None or self._looking.done())
-        )
+        return time.monotonic() >= self._next and (self._looking is None or not self._looking.is_alive())
 
     def look(self, number: int, frames: NDArray[Any], ratio: Callable[[], float | None]) -> None:
         """Take frames, shape (n, *frame_shape), of which copies are made, and look at them once they are enough.
@@ -89,17 +84,18 @@ class Drift:
         ratio : callable
             The ratio of late, None where nothing was written.
         """
-        assert self._pool is not None
         wanted = frames[: self._frames - sum(map(len, self._seen))]
         self._seen.append(wanted.copy() if self._chain is None else self._chain.frames(wanted))
         if sum(map(len, self._seen)) == self._frames:
-            self._looking = self._pool.submit(self._judge, number, np.concatenate(self._seen), ratio())
-            self._seen = []
+            seen, self._seen = np.concatenate(self._seen), []
+            about = (number, seen, ratio())
+            self._looking = threading.Thread(target=self._judge, args=about, name="tuner-drift", daemon=True)
+            self._looking.start()
 
     def close(self) -> None:
-        """Let the thread go."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        """Wait for the last look; where that is interrupted, its thread ends by itself."""
+        if self._looking is not None and self._looking.is_alive():
+            self._looking.join()
 
     def _judge(self, number: int, frames: NDArray[Any], ratio: float | None) -> None:
         start = time.thread_time()

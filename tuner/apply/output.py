@@ -50,7 +50,7 @@ class Output(Protocol):
         ...
 
     def close(self, notes: Notes) -> None:
-        """Finish what was written."""
+        """Finish what was written; once more where that was interrupted."""
         ...
 
     def save(self, stored: int, notes: Notes) -> int:
@@ -128,7 +128,7 @@ class SingleFile:
 
     def close(self, notes: Notes) -> None:
         """Close the file; in SWMR mode, which allows no new attributes, open it once more for these."""
-        if not self._swmr:
+        if not self._swmr and self._file.is_open:
             self._file.note(notes)
         self._file.close()
         if self._swmr:

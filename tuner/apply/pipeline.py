@@ -183,10 +183,12 @@ class Pipeline:
         with self._lock:
             self._closed = True
             self._drop()
-        for thread in self._threads:
-            if thread.is_alive():  # not all are, where one could not be started
-                thread.join()
-        self._encoder.close()
+        try:
+            for thread in self._threads:
+                if thread.is_alive():  # not all are, where one could not be started
+                    thread.join()
+        finally:
+            self._encoder.close()
 
     def _wait(self) -> None:
         """Wait until the next chunk was written, or none will be."""

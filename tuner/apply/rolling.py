@@ -43,16 +43,15 @@ class _Part:
 class _Held:
     """A file that is held open: as long as it is, no other file has its inode."""
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
     def same_as(self, path: Path) -> bool:
         """Whether it has a name; OSError where nothing has."""
         return os.path.samestat(os.fstat(self._descriptor), path.stat())
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
 
 class _Master:
@@ -66,7 +65,7 @@ class _Master:
         self.datasets: list[Joined] = []
         self._lock = threading.Lock()
         self._naming = threading.Lock()
-        self._held: _Held | None = None
+        self._held: tuple[_Held, ...] = ()
         self._used: set[Joined] = set()
 
     def add(self, joined: Joined, overwrite: bool) -> None:
@@ -80,7 +79,7 @@ class _Master:
         """Nothing more will be joined to a dataset; once that holds for all, the file is let go of."""
         self._used.discard(joined)
         if not self._used:
-            self._held = None
+            self._held = ()
 
     def replace(self) -> None:
         """Write it anew, with what is joined by now."""
@@ -93,18 +92,19 @@ class _Master:
             self._check()
 
     def _check(self) -> None:
-        if self._held is not None and not self._held.same_as(self.path):
+        if self._held and not any(held.same_as(self.path) for held in self._held):
             raise FileNotFoundError(f"{self.path} was replaced")
 
     def _write(self, datasets: Sequence[Joined], overwrite: bool) -> None:
         temporary = temporary_name(self.path)
         try:
             write_master(temporary, datasets)
-            held = _Held(temporary)
+            held = _Held(os.open(temporary, os.O_RDONLY))
             with self._naming:
                 self._check()
+                self._held = (*self._held, held)  # either has the name, where this is interrupted
                 publish(temporary, self.path, overwrite)
-                self._held = held
+                self._held = (held,)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(self.path.parent)
@@ -138,6 +138,7 @@ class RollingFiles:
         self._chunks = frames // depth * tiles_of(layout.frame_shape, tuple(tile))
         self._parts: dict[int, _Part] = {}
         self._pieces: dict[int, Piece] = {}
+        self._finished: set[int] = set()
         self._begun = 0
         self._safe_below = 0
         self._extent = 0
@@ -162,7 +163,7 @@ class RollingFiles:
             if not label or _holds(older, layout.dataset):
                 older.unlink(missing_ok=True)
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="tuner-finish")
-        self._finishing: Future[None] | None = None
+        self._finishing: tuple[int, Future[None]] | None = None
 
     def beside(self, layout: Layout, frames: int) -> RollingFiles:
         """For another dataset of the same master, with data files of its own."""
@@ -181,6 +182,8 @@ class RollingFiles:
     def write(self, place: Corner, chunk: Encoded) -> None:
         """Write one chunk into its data file, which is finished once all its chunks are written."""
         number, first = divmod(place[0], self._frames)
+        if number in self._finished:  # put again by who was interrupted: it is there
+            return
         part = self._parts.get(number)
         if part is None:
             # Links say nothing about numbers of frames: no file may be left out.
@@ -199,13 +202,13 @@ class RollingFiles:
         self._joined.notes = notes
         for part in self._parts.values():
             part.file.flush()
-        return self._safe
+        return self._safe(stored)
 
     def sync(self, stored: int, notes: Notes) -> int:
         """Those in finished files that the master joins, all of which are synced."""
         self.flush(stored, notes)
         self._wait()
-        return self._safe
+        return self._safe(stored)
 
     def close(self, notes: Notes) -> None:
         """Finish the last data file, which may be shorter, and the master."""
@@ -243,11 +246,16 @@ class RollingFiles:
             return 0
         finally:
             self._master.leave(self._joined)
-        return self._safe_below
+        return self._safe(stored)
 
-    @property
-    def _safe(self) -> int:
-        return min([self._safe_below, *(number * self._frames for number in self._parts)])
+    def _safe(self, stored: int) -> int:
+        # Where frames came out of their order, a file may be joined before what lies before it.
+        unfinished = [number * self._frames for number in self._parts]
+        if self._finishing is not None:
+            number, done = self._finishing
+            if not done.done() or done.exception() is not None:
+                unfinished.append(number * self._frames)
+        return min([stored, self._safe_below, *unfinished])
 
     def _piece(self, number: int) -> Piece:
         start = number * self._frames
@@ -272,29 +280,33 @@ class RollingFiles:
         return part
 
     def _finish(self, number: int) -> None:
+        """Close a data file and have it named; once more where that was interrupted."""
         self._wait()
         part, piece = self._parts[number], self._piece(number)
-        part.extend(piece.frames)
-        part.file.note(image_numbers(piece))
+        if part.file.is_open:
+            part.extend(piece.frames)
+            part.file.note(image_numbers(piece))
         part.file.close(seen=False)
-        del self._parts[number]
+        self._finished.add(number)
         # A file that is still open may lie before this one: the master waits for it.
-        joins = all(other > number for other in self._parts)
+        joins = all(other >= number for other in self._parts)
         try:
-            self._finishing = self._finisher.submit(self._publish, number, part, piece, joins)
+            self._finishing = number, self._finisher.submit(self._publish, number, part, piece, joins)
         except RuntimeError:  # the interpreter is going down and starts no thread
             self._publish(number, part, piece, joins)
+        del self._parts[number]
 
     def _publish(self, number: int, part: _Part, piece: Piece, joins: bool) -> None:
-        self._master.check()
-        with part.temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        self._master.check()
-        if os.path.lexists(part.path):  # as of another scan that gives its data files the same names
-            raise FileExistsError(f"{part.path} exists already")
-        publish(part.temporary, part.path, overwrite=True)
-        sync_folder(part.path.parent)
-        self._pieces[number] = piece
+        if number not in self._pieces:
+            self._master.check()
+            with part.temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            self._master.check()
+            if os.path.lexists(part.path):  # as of another scan that gives its data files the same names
+                raise FileExistsError(f"{part.path} exists already")
+            publish(part.temporary, part.path, overwrite=True)
+            sync_folder(part.path.parent)
+            self._pieces[number] = piece
         if joins:
             self._replace_master()
             self._safe_below = max(piece.start + piece.frames for piece in self._pieces.values())
@@ -305,7 +317,7 @@ class RollingFiles:
 
     def _wait(self) -> None:
         if self._finishing is not None:
-            self._finishing.result()
+            self._finishing[1].result()
             self._finishing = None
 
 

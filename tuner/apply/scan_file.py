@@ -98,13 +98,13 @@ class Layout:
 
 
 class _Handle:
-    """An open file, by how many datasets it is in use, and whether what they write goes nowhere by now."""
+    """An open file, the datasets that it is in use by, and whether what they write goes nowhere by now."""
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
         self.descriptor = int(file.id.get_vfd_handle())
         self.datasets: list[h5py.Dataset] = []
-        self.users = 1
+        self.users: set[str] = set()
         self.discarded = False
         _OPEN.add(self)
 
@@ -163,11 +163,10 @@ class ScanFile:
         layout.check()
         other = copy(self)
         other._create(layout, self._dataset)
-        with phil:
-            self._handle.users += 1
         return other
 
     def _create(self, layout: Layout, first: h5py.Dataset | None = None) -> None:
+        self._name = layout.dataset
         self._frame_shape = layout.frame_shape
         self._container = layout.encoder.container
         self._noted: dict[str, Any] = {}
@@ -175,6 +174,7 @@ class ScanFile:
         self._dataset = layout.create(self._file, first)
         self._handle.datasets.append(self._dataset)
         self.flush()
+        self._handle.users.add(self._name)
 
     def start_swmr(self) -> None:
         """Go into HDF5's SWMR mode: nothing but chunks can be added from here on."""
@@ -230,10 +230,11 @@ class ScanFile:
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     def close(self, seen: bool = True) -> None:
-        """Flush and close; a file that nobody has seen yet, in the way that its container's readers want."""
-        if not seen and self._container is not BLOSC2:
-            to_older_index(self._dataset)
-        self.flush()
+        """Flush and close, again if interrupted; a file that nobody has seen yet, as its container's readers want."""
+        if self.is_open:
+            if not seen and self._container is not BLOSC2:
+                to_older_index(self._dataset)
+            self.flush()
         self._release()
 
     def save(self, frames: int, notes: Notes) -> bool:
@@ -269,17 +270,26 @@ class ScanFile:
             self._release()
 
     @property
+    def is_open(self) -> bool:
+        """Whether the dataset can be written to."""
+        return bool(self._dataset)
+
+    @property
     def discarded(self) -> bool:
         """Whether what is written goes nowhere by now."""
         return self._handle.discarded
 
     def _release(self) -> None:
         with phil:
-            self._released = True
-            self._handle.users -= 1
+            self._handle.users.discard(self._name)
             if not self._handle.users:
                 _OPEN.discard(self._handle)  # its descriptor may be another's soon
-                close_once(self._file)
+                try:
+                    close_once(self._file)
+                except (OSError, RuntimeError):
+                    self._released = True
+                    raise
+            self._released = True
 
     @property
     def _file(self) -> h5py.File:

@@ -136,6 +136,7 @@ class Writer:
         self._error: TunerError | None = None
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._finished = False
         try:
             self._pipeline = Pipeline(self._encoder, self._ledger.write, workers, self._verifier, depth)
         except BaseException as error:
@@ -261,13 +262,15 @@ class Writer:
         with self._lock:
             if self._closed:
                 return
-            for number in sorted(self._ledger.open):
-                self._submit(number, last=True)
-            self._acknowledge(sync=False)
-            try:
-                self._output.close(self._notes())
-            except (OSError, RuntimeError) as error:
-                raise self._fail(error) from None
+            if not self._finished:  # interrupted after that, only what is left is done
+                for number in sorted(self._ledger.open):
+                    self._submit(number, last=True)
+                self._acknowledge(sync=False)
+                try:
+                    self._output.close(self._notes())
+                except (OSError, RuntimeError) as error:
+                    raise self._fail(error) from None
+                self._finished = True
             self._end()
 
     def leave(self) -> None:
@@ -430,9 +433,9 @@ class Writer:
         return self._error
 
     def _end(self) -> None:
+        self._ended.set()
         self._pipeline.close()
         self._drift.close()
-        self._ended.set()
         self._closed = True
         OPEN.discard(self)
 
