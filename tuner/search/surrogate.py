@@ -205,7 +205,8 @@ def data_of(evaluation: Evaluation) -> Data:
 def config_features(configs: Sequence[Config], data: Data) -> Matrix:
     """Configurations in numbers, resolved for the data, shape (configurations, features): what lies near is alike."""
     itemsize = data.dtype.itemsize
-    shapes = {config.chunks: config.resolve(data.frame_shape, data.dtype).chunks for config in configs}
+    shaped = {config.chunks: config for config in configs}
+    shapes = {chunks: config.resolve(data.frame_shape, data.dtype).chunks for chunks, config in shaped.items()}
     blosc2 = [config.blosc2 for config in configs]
     chunks = [shapes[config.chunks] for config in configs]
     nbytes = np.array([math.prod(chunk) * itemsize for chunk in chunks], np.float64)
