@@ -246,11 +246,11 @@ def test_a_scan_that_leaves_its_profile_says_so_once_with_numbers(
     ):
         for frame in like:
             writer.append(frame)
-        writer._drift._looking.join()  # type: ignore[union-attr]
+        writer._flow.drift._looking.join()  # type: ignore[union-attr]
         assert not caplog.text
         for frame in unlike:
             writer.append(frame)
-            writer._drift._looking.join()  # type: ignore[union-attr]
+            writer._flow.drift._looking.join()  # type: ignore[union-attr]
     lines = [line for line in caplog.text.splitlines() if "mean is" in line]
     assert len(lines) == 1
     with h5py.File(path) as file:

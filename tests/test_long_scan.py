@@ -77,7 +77,7 @@ def test_what_a_ledger_holds_does_not_grow_with_the_scan(tmp_path: Path) -> None
     frame = np.ones(SHAPE, "uint16")
     sizes = []
     with open_writer(tmp_path / "a.h5", profile, frame_shape=SHAPE, dtype="uint16", workers=2) as writer:
-        ledger = writer._ledger
+        ledger = writer._flow.ledger
         for number in range(0, 60_000, 2):
             writer.append(frame, index=number + 1)
             writer.append(frame, index=number)

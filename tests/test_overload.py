@@ -192,7 +192,7 @@ def test_a_disk_that_pauses_holds_frames_back_and_sheds_none(tmp_path: Path, dis
     def append() -> None:
         for frame in frames:
             writer.append(frame)
-            while writer.waiting and writer._pipeline.backlog:  # the detector is slow enough for the profile
+            while writer.waiting and writer._flow.backlog:  # the detector is slow enough for the profile
                 taken.wait(1e-3)
         taken.set()
 

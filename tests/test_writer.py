@@ -185,6 +185,8 @@ BAD = {
     "roll_every": ({"access": "rolling", "roll_every": "9"}, r"roll_every must be a whole number >= 1, got '9'"),
     "dataset": ({"dataset": "/entry//data"}, r"dataset must be a path such as /entry/data/data, got '/entry//data'"),
     "pixel": ({"dtype": "uint17"}, r"dtype must be one of numpy's, got 'uint17'"),
+    "complex": ({"dtype": "complex64"}, "dtype must be boolean, integer or float of at most 64 bits, got complex64"),
+    "objects": ({"dtype": "O"}, "dtype must be boolean, integer or float of at most 64 bits, got object"),
     "shape": ({"frame_shape": (0, 5)}, r"frame_shape must be one or two whole numbers >= 1, got \(0, 5\)"),
     "half a pixel": ({"frame_shape": (4.5, 5)}, r"frame_shape must be one or two whole numbers, got \(4\.5, 5\)"),
     "size": ({"frame_shape": 5}, r"frame_shape must be one or two whole numbers, got 5"),

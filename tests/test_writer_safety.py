@@ -8,6 +8,7 @@ import gc
 import os
 import pickle
 import random
+import re
 import resource
 import shlex
 import shutil
@@ -527,3 +528,38 @@ def test_a_writer_that_gets_no_threads_leaves_nothing_open(tmp_path: Path, acces
     with opened(path, access=access, mode="w") as writer:
         writer.append(numbered(0, 3))
     assert seen(path) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+@pytest.mark.parametrize("spare", [10, 40])
+def test_too_little_memory_is_one_clear_exception(tmp_path: Path, access: str, spare: int) -> None:
+    """Of megabytes: for the first copies of frames, or for what their chunks are encoded to."""
+    script = f"""
+import resource, sys, numpy
+from test_writer_safety import profile
+from tuner.apply.opening import open_writer
+from tuner.errors import TunerError
+frame = numpy.random.default_rng(0).integers(0, 60000, (2000, 2000)).astype("uint16")
+with open_writer(sys.argv[1], profile(), frame_shape=frame.shape, dtype="uint16", access="{access}", workers=2,
+                 roll_every=1) as writer:
+    writer.append(frame)
+    print(writer.sync())
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ({spare} << 20), -1))
+    try:
+        while True:
+            writer.append(frame)
+    except TunerError as error:
+        print(error)
+"""
+    path = tmp_path / "scan.h5"
+    command = [sys.executable, "-c", script, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    safe, said = done.stdout.splitlines()
+    assert safe == "1"
+    first = re.fullmatch(rf"{path}: Unable to allocate .*: frames from (\d+) on are not safely written, .*", said)
+    assert first is not None, said
+    assert not done.stderr
+    with h5py.File(path) as file:
+        assert len(file["entry/data/data"]) == int(first[1]) >= 1
+        assert (file["entry/data/data"][()] == file["entry/data/data"][0]).all()

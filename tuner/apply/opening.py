@@ -125,6 +125,8 @@ def open_writer(
         pixel = np.dtype(dtype)
     except TypeError:
         raise InputError(f"dtype must be one of numpy's, got {dtype!r}") from None
+    if pixel.kind not in "biuf" or pixel.itemsize > 8:
+        raise InputError(f"dtype must be boolean, integer or float of at most 64 bits, got {pixel}")
     for name, value, known in (
         ("container", container, tuple(CONTAINERS)),
         ("mode", mode, ("x", "w")),
