@@ -180,6 +180,19 @@ def test_the_same_seed_draws_the_same_sample(scan: Path, tmp_path: Path) -> None
     assert len(digests) == 1
 
 
+def test_a_name_may_be_longer_than_that_of_a_file_and_searches_in_a_second_have_logs_of_their_own(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a container
+    logs = set()
+    for _ in range(2):
+        assert run("search", scan, "-o", tmp_path / "scan.yaml", "--json", "--name", "ü/" * 200, *BRIEF) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["profile"]["name"] == "ü/" * 200
+        logs.add(found["log"])
+    assert len(logs) == 2
+
+
 def test_prefer_takes_an_end_of_the_front(scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for metric in ("ratio", "encode_mb_s"):
         options = ("--prefer", metric, "--json", "--space", "quick", "--budget", "24")
