@@ -46,6 +46,8 @@ _SHORTLIST, _RENEW = 1200, 24
 _HIGHEST = 20
 #: A timed requirement must be expected to be met by so much, as its low end of the spread has to meet it.
 _SAFETY = 0.015
+#: Before anything meets the requirements, the least that does is worth so much, as a logarithm.
+_ANYTHING = 0.1
 #: What is expected to miss a requirement is worth little, but not nothing: the guess may be what is wrong.
 _NEARLY, _SOON = 0.01, 0.3
 #: An improvement below that, as a logarithm, is not worth a measurement.
@@ -209,13 +211,12 @@ class Guide:
         mean, std = self.expected(candidates)
         bounds = self._bounds(judge, evaluations, candidates, mean)
         ranked = [e for e in judge.rank(evaluations, prefer) if all(v <= 0 for v in judge.violations(e, bounds))]
-        # Before anything meets the requirements, whatever does is worth something.
         best = judge.worth(ranked[0], prefer) if ranked else -math.inf
         gain = np.zeros(len(candidates))
         better = 0
         for draw in self._draws:
             worth, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
-            improvement = np.maximum(worth - max(best, worth.min()), 0.0)
+            improvement = np.maximum(worth - max(best, worth.min() - _ANYTHING), 0.0)
             gain += np.where(margin >= 0, 1.0, _NEARLY * np.exp(np.minimum(margin, 0.0) / _SOON)) * improvement
             better += bool(((margin >= 0) & (worth > best + _PER_CENT)).any())
         return gain / self._cost(mean), better / _DRAWS if ranked else 1.0
