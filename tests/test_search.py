@@ -26,6 +26,7 @@ from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.read.sampling import Run, Sample
 from tuner.search import run
 from tuner.search.budget import Budget
+from tuner.search.finals import candidates
 from tuner.search.find import find_profile
 from tuner.search.run import Progress, Result, Search, small_part
 from tuner.search.surrogate import Surrogate
@@ -228,6 +229,17 @@ def watched_finals(watched: Watched, result: Result) -> list[Evaluation]:
     """All finalists, those of the front by identity."""
     configs = [e.config for e in result.front]
     return [*result.front, *(e for e in watched.finalists if e.config not in configs)]
+
+
+def test_one_finalist_meets_timed_limits_with_room_to_spare() -> None:
+    """Should the clock have been kind to all that are beside the limit."""
+    every = [
+        Evaluation(Config((frames, -1, -1)), {"ratio": ratio, "encode_mb_s": speed})
+        for frames, (ratio, speed) in enumerate([*((9 - n / 10, 1001 + n) for n in range(20)), (2, 1100), (1, 5000)], 1)
+    ]
+    judge = Judge(goal_of(None, ["ratio"], ["encode_mb_s >= 1000"]), {})
+    best, second, *_ = candidates(judge, every, None, 18)
+    assert (best.metrics["ratio"], second.metrics["ratio"]) == (9, 2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tuner.config import Blosc2, Config
 from tuner.errors import CodecError
-from tuner.evaluation import Evaluation
+from tuner.evaluation import METRICS, Evaluation
 from tuner.goal import Judge
 from tuner.measure.meter import Meter
 from tuner.measure.timing import Timing
@@ -28,6 +28,8 @@ _FAST = (
 
 def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | None, most: int) -> list[Evaluation]:
     """What may be the best: the best ranked, what nearly met a limit, and what limits refer to as `best`.
+
+    Among the first few is one that meets timed limits with room to spare, should the clock have been kind to others.
 
     Parameters
     ----------
@@ -47,7 +49,8 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     bounds = judge.bounds(evaluations)
     worth = functools.partial(judge.worth, prefer=prefer)
     measured = [e for e in evaluations if e.failure is None]
-    ranked = judge.rank(evaluations, prefer)[:most]
+    every = judge.rank(evaluations, prefer)
+    ranked = every[:most]
     missed = {id(e): max(judge.violations(e, bounds), default=0.0) for e in measured}
     nearly = sorted((e for e in measured if 0 < missed[id(e)] <= _NEARLY), key=lambda e: missed[id(e)])
     if ranked:
@@ -55,6 +58,9 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     nearly.sort(key=worth, reverse=True)
     named = {c.metric for c in judge.goal.require if c.name == "best"}
     found = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
+    timed = [place for place, c in enumerate(judge.goal.require) if METRICS[c.metric].timed]
+    room = (e for e in every if all(judge.violations(e, bounds)[place] <= -_NEARLY for place in timed))
+    found += [*ranked[:1], *nearly[:1], *itertools.islice(room, 1)]
     for pair in itertools.zip_longest(ranked, nearly):
         found += [e for e in pair if e is not None]
     if not found and (nearest := judge.nearest(evaluations)):
