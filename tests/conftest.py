@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from killing import Victims
 
 from tuner.measure import verify
@@ -21,6 +22,11 @@ collect_ignore = ["stand_in_codecs.py"]
 
 # A shell has what it starts in the background ignore interrupts, and children inherit that; some are to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A busy machine is no failure.
+settings.register_profile("tuner", deadline=None)
+settings.load_profile("tuner")
 
 
 @pytest.fixture(scope="session", autouse=True)

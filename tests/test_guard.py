@@ -15,6 +15,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters
 import numpy as np
 import pytest
+from in_memory import stack_of
 from numpy.typing import NDArray
 
 from tuner.apply.checksum import Encoded
@@ -25,6 +26,9 @@ from tuner.config import Blosc2, Config
 from tuner.errors import CodecError, InputError
 from tuner.noise import Noise
 from tuner.profile import Match, Profile
+from tuner.read.sampling import Run, Sample
+from tuner.search.evidence import envelope
+from tuner.stack import Kind
 from tuner.steps.uniform import Uniform
 from tuner.traits import traits
 
@@ -142,6 +146,9 @@ from tuner.apply.compressor import Compressor, library
 from tuner.apply.opening import open_writer
 from tuner.config import Config
 from tuner.profile import Match, Profile
+from tuner.read.sampling import Run, Sample
+from tuner.search.evidence import envelope
+from tuner.stack import Kind
 library()  # is probed honestly
 real, compress, calls = Compressor.__init__, Compressor.__call__, [0]
 def init(self, library, cparams):
@@ -226,6 +233,21 @@ def envelope_of(frames: NDArray[Any]) -> dict[str, tuple[float, float]]:
 
 def scan(seed: int, mean: float, count: int = 40) -> NDArray[np.uint16]:
     return np.random.default_rng(seed).poisson(mean, (count, 40, 60)).astype(np.uint16)
+
+
+def test_the_envelope_of_few_large_frames_is_of_some_others_too() -> None:
+    """Else a flickering beam would be a drift: a sample may hold a single frame."""
+    frames = np.concatenate([scan(number, 20 + number, 1) for number in range(24)])
+    frames[19] = 5000
+    kinds = np.where(np.arange(24) == 19, Kind.FLAT, Kind.DATA)
+    stacks = [stack_of(frames[:3]), stack_of(frames, kinds=kinds)]
+    sample = Sample((Run(1, 7, frames[7:8]),))
+    low, high = envelope(sample, stacks)["mean"]
+    assert 19 < low < 22
+    assert 39 < high < 44
+    assert envelope(Sample((Run(0, 0, frames[:1]),)), [stack_of(frames[:1])]) == {}
+    many = Sample((Run(1, 0, frames[:9]),))
+    assert envelope(many, stacks)["mean"] == pytest.approx(envelope_of(frames[:9])["mean"], rel=1e-4)
 
 
 @pytest.mark.parametrize("on_drift", ["warn", "lossless"])

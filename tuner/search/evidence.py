@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.drift import PIECES
 from tuner.config import Config
@@ -18,7 +19,7 @@ from tuner.measure.meter import FINAL_WINDOWS, Meter
 from tuner.measure.probe import probe_traits
 from tuner.measure.timing import Reference, machine, versions
 from tuner.profile import Invalid, Match, Profile
-from tuner.read.sampling import Sample
+from tuner.read.sampling import Sample, eligible_frames
 from tuner.redundancy import redundancies
 from tuner.search.result import Result
 from tuner.stack import Stack
@@ -27,6 +28,9 @@ from tuner.traits import traits
 
 #: Runs of which traits are taken, at most.
 _RUNS = 4
+
+#: Frames that an envelope is of, if the data have as many.
+_FRAMES = 8
 
 
 def profile_of(
@@ -97,20 +101,36 @@ def other_containers(config: Config, sample: Sample, pixels: Sequence[Pixels]) -
 
 
 def envelope(sample: Sample, stacks: Sequence[Stack]) -> dict[str, tuple[float, float]]:
-    """The 5 % and 95 % quantiles of each trait over pieces of a sample."""
-    frames_each = max(1, sample.n_frames // PIECES)
-    rows = []
-    for run in sample.runs:
-        stack = stacks[run.stack]
-        for start in range(0, len(run.frames), frames_each):
-            frames = run.frames[start : start + frames_each]
-            rows.append(traits(frames, stack.valid(frames), stack.saturated(frames)))
+    """The 5 % and 95 % quantiles of each trait over pieces of a sample; empty where there is but one.
+
+    Of a sample of few frames, some others of the stacks count too: one large frame does not tell how frames differ.
+    """
+    rows = [traits(frames, stack.valid(frames), stack.saturated(frames)) for stack, frames in _pieces(sample, stacks)]
+    if len(rows) < 2:
+        return {}
     names = [name for name in rows[0] if all(name in row for row in rows)]
     bounds = {}
     for name in names:
         low, high = np.quantile([row[name] for row in rows], [0.05, 0.95])
         bounds[name] = (_short(float(low)), _short(float(high)))
     return bounds
+
+
+def _pieces(sample: Sample, stacks: Sequence[Stack]) -> Iterator[tuple[Stack, NDArray[Any]]]:
+    frames_each = max(1, sample.n_frames // PIECES)
+    for run in sample.runs:
+        for start in range(0, len(run.frames), frames_each):
+            yield stacks[run.stack], run.frames[start : start + frames_each]
+    if sample.n_frames >= _FRAMES:
+        return
+    sampled = {(run.stack, run.start + place) for run in sample.runs for place in range(len(run.frames))}
+    ends = np.cumsum([len(stack) for stack in stacks])
+    for at in np.unique(np.linspace(0, ends[-1] - 1, _FRAMES).astype(int)).tolist():
+        index = int(np.searchsorted(ends, at, side="right"))
+        stack = stacks[index]
+        number = at - (int(ends[index]) - len(stack))
+        if (index, number) not in sampled and number in eligible_frames(stack):
+            yield stack, stack.read(number, number + 1)
 
 
 def traits_of(sample: Sample, stacks: Sequence[Stack]) -> dict[str, float]:
