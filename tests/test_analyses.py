@@ -268,7 +268,7 @@ def test_slices_show_the_phantom_and_a_wrong_axis_does_not(files: dict[str, Path
 
 
 @given(st.floats(-3, 3), st.integers(48, 65), st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_noise_of_slices_does_not_depend_on_where_between_two_columns_the_axis_is(
     aside: float, columns: int, seed: int
 ) -> None:

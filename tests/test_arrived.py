@@ -50,7 +50,7 @@ def poisson(count: int) -> NDArray[np.uint16]:
     return np.random.default_rng(0).poisson(3, (count, *SHAPE)).astype("uint16")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_decoding_is_what_hdf5_does(data: st.DataObject) -> None:
     """For any filter, block, dtype and shape."""
@@ -166,7 +166,7 @@ def test_damage_costs_one_frame_and_is_told(tmp_path: Path, compression: str, ca
     assert any(f"frame {number} is damaged and reads as missing" in caplog.text for number in damaged)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_no_bytes_crash_the_decoder(data: st.DataObject) -> None:
     """The libraries follow lengths wherever they lead: what does not fit is refused before."""

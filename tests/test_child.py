@@ -147,7 +147,7 @@ def test_threads_take_turns(honest: PluginChild) -> None:
         assert all(pool.map(round_trip, chunks))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
     dtype=st.sampled_from(["uint8", "uint16", "int16", "int32", "uint32", "float32", "float64", "float16", "bool"]),

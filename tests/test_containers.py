@@ -58,7 +58,7 @@ def write(path: Path, frames: NDArray[Any], container: str, ours: Profile | None
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     container=st.sampled_from(list(BITSHUFFLE)),
     dtype=st.sampled_from(["bool", "uint8", "int16", "uint32", "float32", "int64"]),
@@ -84,7 +84,7 @@ def test_a_chunk_is_stored_as_hdf5s_own_filter_stores_it(
     assert encoder.decode(frame).tobytes() == chunk.tobytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cut=st.integers(0, 3000), place=st.integers(0, 2999), value=st.integers(0, 255))
 def test_what_is_torn_does_not_decode_and_what_is_flipped_crashes_nothing(cut: int, place: int, value: int) -> None:
     chunk = FRAMES[:1]

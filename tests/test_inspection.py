@@ -153,7 +153,7 @@ def test_a_constant(tmp_path: Path) -> None:
     assert rows["lossless"] == "no noise to be found that would limit the ratio"
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     frames=hnp.arrays(
         hnp.boolean_dtypes()

@@ -71,7 +71,7 @@ def cuttings(draw: st.DrawFn) -> tuple[Sample, Config, tuple[int, ...]]:
 
 
 @given(cuttings())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_ratio_is_bytes_of_pixels_over_frames_and_checksums_of_all_padded_chunks(
     cutting: tuple[Sample, Config, tuple[int, ...]],
 ) -> None:
@@ -92,7 +92,7 @@ def test_the_ratio_is_bytes_of_pixels_over_frames_and_checksums_of_all_padded_ch
 
 
 @given(cuttings())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_configurations_that_resolve_alike_store_the_same(cutting: tuple[Sample, Config, tuple[int, ...]]) -> None:
     sample, config, _ = cutting
     meter = Meter(sample)
@@ -327,7 +327,7 @@ def test_speeds_count_pixels_and_not_the_padding(chunks: tuple[int, ...], pixels
     st.lists(st.floats(1.0, 1e4), min_size=1, max_size=9),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reading_a_frame_or_a_sinogram_decodes_every_chunk_that_holds_a_part_of_it(
     shape: tuple[int, int, int], extents: tuple[int, int, int], rates: list[float], data: st.DataObject
 ) -> None:

@@ -71,7 +71,7 @@ def run(pipeline: Pipeline, batches: NDArray[np.uint16], preparation: Preparatio
             pipeline.put((number, *corner[1:]), batch, corner)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 4), st.integers(0, 12), st.booleans(), st.integers(0, 99))
 def test_the_same_bytes_in_the_same_order_for_any_number_of_workers(
     workers: int, count: int, lossy: bool, seed: int

@@ -101,7 +101,7 @@ def plain_ssim(x: Array, y: Array, valid: NDArray[np.bool_], extent: float) -> f
 
 
 @given(pairs())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_metrics_are_what_their_formulas_say(pair: tuple[Array, Array, NDArray[np.bool_]]) -> None:
     original, decoded, valid = pair
     found = compare(original, decoded, valid, NOISE)
@@ -115,7 +115,7 @@ def test_metrics_are_what_their_formulas_say(pair: tuple[Array, Array, NDArray[n
 
 
 @given(pairs())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pearson_is_the_correlation_and_0_with_a_constant(pair: tuple[Array, Array, NDArray[np.bool_]]) -> None:
     original, decoded, valid = pair
     found = compare(original, decoded, valid, None, ["pearson"])["pearson"]
@@ -155,7 +155,7 @@ def test_autocorrelation_is_found_at_its_lag_and_axis(axis: int, lag: int) -> No
 
 
 @given(pairs(), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_residual_correlations_of_one_frame(pair: tuple[Array, Array, NDArray[np.bool_]], noisy: bool) -> None:
     original, decoded, valid = (array[:1] for array in pair)
     noise = NOISE if noisy else None
@@ -183,7 +183,7 @@ def test_residual_correlations_of_one_frame(pair: tuple[Array, Array, NDArray[np
 
 
 @given(pairs(), st.sampled_from([2, 3, 7]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scaling_scales_errors_and_leaves_what_has_no_unit(
     pair: tuple[Array, Array, NDArray[np.bool_]], factor: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_scaling_scales_errors_and_leaves_what_has_no_unit(
 
 
 @given(pairs(dtype="int32"), st.integers(-(10**6), 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_offset_of_both_changes_nothing_but_ssim(pair: tuple[Array, Array, NDArray[np.bool_]], offset: int) -> None:
     original, decoded, valid = pair
     shifted = Noise(NOISE.gain, NOISE.offset + offset, NOISE.read_noise, "given")
@@ -206,7 +206,7 @@ def test_an_offset_of_both_changes_nothing_but_ssim(pair: tuple[Array, Array, ND
 
 
 @given(pairs(), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_frames_does_not_matter(pair: tuple[Array, Array, NDArray[np.bool_]], seed: int) -> None:
     original, decoded, valid = pair
     order = np.random.default_rng(seed).permutation(len(original))
@@ -215,7 +215,7 @@ def test_the_order_of_frames_does_not_matter(pair: tuple[Array, Array, NDArray[n
 
 
 @given(pairs(dtype="float64"), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_invalid_pixels_do_not_matter_at_all(pair: tuple[Array, Array, NDArray[np.bool_]], seed: int) -> None:
     original, decoded, valid = pair
     junk = np.random.default_rng(seed).choice([0, -1, 1e300, np.nan, np.inf, 65535], original.shape)
@@ -225,7 +225,7 @@ def test_invalid_pixels_do_not_matter_at_all(pair: tuple[Array, Array, NDArray[n
 
 
 @given(pairs(most=250), st.sampled_from(["uint8", "int16", "uint32", "int64", "uint64", "float32", "float64", ">u2"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_dtype_does_not_matter(pair: tuple[Array, Array, NDArray[np.bool_]], dtype: str) -> None:
     original, decoded, valid = pair
     once = compare(original, decoded, valid, NOISE)
@@ -243,7 +243,7 @@ def test_pieces_of_large_frames_make_no_difference(monkeypatch: pytest.MonkeyPat
 
 
 @given(pairs(), st.sets(st.sampled_from(sorted(QUALITIES))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_metric_asked_for_alone_is_the_same(pair: tuple[Array, Array, NDArray[np.bool_]], names: set[str]) -> None:
     whole, some = compare(*pair, NOISE), compare(*pair, NOISE, names)
     assert list(some) == [name for name in QUALITIES if name in names]

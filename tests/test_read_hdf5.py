@@ -319,7 +319,7 @@ def test_slabs_are_the_frames_in_c_order(lead: list[int], data: st.DataObject) -
 # Dtypes and filters
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_every_dtype_comes_back_native_and_equal(tmp_path: Path, data: st.DataObject) -> None:
     kinds = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]

@@ -239,7 +239,7 @@ def test_a_flipped_byte_in_a_cbf_is_refused(tmp_path: Path) -> None:
     assert_refused(lambda: open_fabio([path]), "a.cbf", "Checksum")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     array=hnp.arrays(
         st.one_of(

@@ -60,7 +60,7 @@ def blocks(frames: NDArray[Any], n: int, frame_by_frame: bool) -> Any:
 
 
 @given(case=forms(), n=st.integers(2, 3), kind=st.sampled_from([Sum, Bin]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_sum_is_that_of_its_parts_or_says_why_not(
     case: tuple[NDArray[Any], Form], n: int, kind: type[Sum] | type[Bin]
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_sum_is_that_of_its_parts_or_says_why_not(
 
 
 @given(case=forms(), dtype=st.sampled_from(["uint8", "uint16", "uint32", "int8", "int16"]), data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_scaled_pixel_is_within_half_a_step_or_says_why_not(
     case: tuple[NDArray[Any], Form], dtype: str, data: st.DataObject
 ) -> None:

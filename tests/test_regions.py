@@ -48,7 +48,7 @@ def diffraction(seed: int, shape: tuple[int, int, int] = (3, 150, 170), backgrou
 
 @pytest.mark.parametrize("step", STEPS, ids=repr)
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_the_law_of_roundings(step: Regions | Roi, dtype: str, data: st.DataObject) -> None:
     """Dtype, shape, marks and bound; twice is once; what is kept is kept, in the result as in the original."""

@@ -138,7 +138,7 @@ def test_attributes_and_groups_of_newer_formats_come_along(tmp_path: Path) -> No
         assert [file[f"many/{number}"].attrs["number"] for number in range(40)] == list(range(40))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_stacks_of_any_shape_come_back(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     folder = tmp_path_factory.mktemp("repacked")

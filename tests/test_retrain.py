@@ -264,7 +264,7 @@ numbers = st.sampled_from([0.0, -1.0, 5e-324, 1e-30, 0.5, 2.0, 700.0, 1e30, 1e30
 LYING = [e for e in NEW_SETS if e.origin["dataset"] == "set-1-0"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -49,7 +49,7 @@ def scene(seed: int = 0, shape: tuple[int, int, int] = (2, 90, 110)) -> NDArray[
 
 
 @pytest.mark.parametrize(("step", "dtype"), STEPS, ids=str)
-@settings(max_examples=10, deadline=None)  # libraries load on first use
+@settings(max_examples=10)  # libraries load on first use
 @given(data=st.data())
 def test_the_law_of_filters(step: Step, dtype: str, data: st.DataObject) -> None:
     """Shape, dtype and marks stay, a bound holds where there is one, and frames do not know of each other."""

@@ -89,7 +89,7 @@ def drawn(sample: Sample, index: int) -> list[int]:
 FRAME = PIXELS * 4
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(stacks(), st.integers(1, 400 * FRAME), st.integers(0, 5))
 def test_laws(made: list[Stack], nbytes: int, seed: int) -> None:
     allowed = [eligible(stack) for stack in made]

@@ -63,7 +63,7 @@ def laws_hold(rounded: NDArray[Any], values: NDArray[Any], bound: NDArray[np.flo
 
 
 # Few examples, as each builds a table.
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(widths, noises)
 @example(4.0, COUNTER)
 @example(0.65, COUNTER)
@@ -77,7 +77,7 @@ def test_whole_numbers_move_by_half_a_width_at_most(width: float, noise: Noise) 
     assert np.array_equal(levels[levels], levels)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(either, widths, noises, st.sampled_from(["uint8", "int16", "uint16", "float16"]), st.sampled_from([1.0, 4.0]))
 def test_every_value_of_two_bytes(rounding: Rounding, width: float, noise: Noise, dtype: str, step: float) -> None:
     codes = np.arange(1 << 8 * np.dtype(dtype).itemsize, dtype=f"u{np.dtype(dtype).itemsize}").view(dtype)
@@ -98,7 +98,7 @@ def test_every_value_of_two_bytes(rounding: Rounding, width: float, noise: Noise
         assert values.dtype.kind == "u" or not np.any((rounded == limits.min) & (values != limits.min))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(either, widths, noises, st.sampled_from(["int32", "uint32", "int64", "uint64"]), st.integers(0, 1 << 32))
 def test_long_integers(rounding: Rounding, width: float, noise: Noise, dtype: str, seed: int) -> None:
     limits = np.iinfo(dtype)
@@ -113,7 +113,7 @@ def test_long_integers(rounding: Rounding, width: float, noise: Noise, dtype: st
 
 
 @example(round_to_octaves, 0.3125, Noise(2.3e-308, 0.0, 1.0, "given"), "float64", 0)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(either, widths, noises, st.sampled_from(["float32", "float64", "float16"]), st.integers(0, 1 << 32))
 @example(round_to_octaves, 1.0, Noise(0.0, 0.0, 0.0, "none"), "float32", 0)
 @example(round_to_octaves, 1.0, Noise(0.0, 1e6, 1e-3, "far"), "float32", 0)

@@ -47,7 +47,7 @@ def noise(shape: tuple[int, ...], dtype: str, seed: int = 0) -> NDArray[Any]:
     return np.frombuffer(rng.bytes(size), dtype).reshape(shape)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_what_is_appended_is_what_a_foreign_reader_gets(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
@@ -84,7 +84,7 @@ def test_what_is_appended_is_what_a_foreign_reader_gets(tmp_path_factory: pytest
     assert verify_written(original, path)["frames"] == len(frames)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     size=st.integers(1, 3),
     rows=st.sampled_from([1, 4, 6]),

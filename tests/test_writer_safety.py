@@ -73,7 +73,7 @@ def test_a_frame_that_comes_late_is_listed_no_more(tmp_path: Path, access: str) 
         assert file["entry/data/data"].attrs.get("tuner_missing_frames", np.empty((0, 2), int)).tolist() == []
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_frames_come_in_any_order_each_once_and_missing_ones_are_listed(
     tmp_path_factory: pytest.TempPathFactory, data: Any
