@@ -34,7 +34,13 @@ _FRAMES = 8
 
 
 def profile_of(
-    name: str, result: Result, sample: Sample, stacks: Sequence[Stack], seed: int, h5py_mb_s: float
+    name: str,
+    result: Result,
+    sample: Sample,
+    stacks: Sequence[Stack],
+    bounds: Mapping[str, tuple[float, float]],
+    seed: int,
+    h5py_mb_s: float,
 ) -> Profile:
     """The profile of a search's result.
 
@@ -46,8 +52,10 @@ def profile_of(
         What was measured.
     stacks : sequence of Stack
         What the sample was drawn from.
+    bounds : mapping
+        Their `envelope`.
     seed : int
-        What it was drawn with.
+        What the sample was drawn with.
     h5py_mb_s : float
         Speed at which h5py reads single frames of what the configuration writes.
     """
@@ -63,7 +71,7 @@ def profile_of(
         config=best,
         fallback=fallback,
         invalid=Invalid(first.invalid, mask if mask is None else digest_of(mask), first.saturation, first.underload),
-        envelope=envelope(sample, stacks),
+        envelope=bounds,
         evidence={
             "goal": result.goal.to_dict(),
             "metrics": {**_metrics(result.best), "h5py_frame_read_mb_s": _short(h5py_mb_s)},

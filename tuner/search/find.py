@@ -32,7 +32,7 @@ from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
 from tuner.search.budget import Budget
 from tuner.search.champion import load_surrogate
-from tuner.search.evidence import other_containers, profile_of, readable, traits_of
+from tuner.search.evidence import envelope, other_containers, profile_of, readable, traits_of
 from tuner.search.lossy import REPORTED, NoiseFound, informed, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import RISK, Promise, hold, units_for
@@ -195,6 +195,7 @@ def find_profile(
     with Log(folder / f"{unique}.jsonl") as log:
         say = partial(_say, notify, drawn.dtype.itemsize)
         lossy = _settle_steps(chosen, wanted, stacks, drawn, parts, given, risk, log, say)
+        bounds = envelope(drawn, stacks)
         for stack in stacks:
             stack.close()
         run = Search(
@@ -224,7 +225,7 @@ def find_profile(
         result = run.run(leader)
         assert result.best.config is not None
         h5py_mb_s = read_frames(Meter(drawn, frames, lossy.pixels), result.best.config).mb_s
-        profile = profile_of(name, result, drawn, stacks, seed, h5py_mb_s)
+        profile = profile_of(name, result, drawn, stacks, bounds, seed, h5py_mb_s)
         containers = other_containers(result.best.config, drawn, lossy.pixels)
         profile = replace(profile, evidence={**profile.evidence, "goal": wanted.to_dict(), "containers": containers})
         if place is not None:
