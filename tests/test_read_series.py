@@ -71,6 +71,9 @@ def assert_holds(stack: Stack, frames: np.ndarray[Any, Any]) -> None:
         np.testing.assert_array_equal(stack.read(number, number + 1)[0], whole[number])
     stored = stack.source.stored_bytes()
     assert stored is None or (stored.shape == (len(stack),) and (stored > 0).all())
+    for _ in range(2):  # closed, it is opened again where more is read
+        stack.source.close()
+        np.testing.assert_array_equal(stack.read(0, 1)[0], whole[0])
     stack.source.close()
 
 

@@ -7,8 +7,9 @@ https://bio3d.colorado.edu/imod/doc/mrc_format.txt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -52,17 +53,16 @@ def open_mrc(path: Path, axes: Sequence[str] | None = None) -> Stack:
     stored = np.dtype("u1" if unsigned_bytes else _MODES[mode]).newbyteorder(order)
     shape = (sections, rows, columns)
     dtype = check_array(shape, stored, str(path))
-    needed = _HEADER_NBYTES + extended + sections * rows * columns * dtype.itemsize
-    if (nbytes := path.stat().st_size) < needed:
-        raise InputError(f"{path}: is cut: must have {needed} bytes for {sections} sections, got {nbytes}")
-    array: np.memmap[Any, Any] = np.memmap(path, stored, "r", _HEADER_NBYTES + extended, shape)
+    start, nbytes = _HEADER_NBYTES + extended, sections * rows * columns * dtype.itemsize
+    if (size := path.stat().st_size) < start + nbytes:
+        raise InputError(f"{path}: is cut: must have {start + nbytes} bytes for {sections} sections, got {size}")
     return Stack(
         name=str(path),
         shape=shape,
         frame_ndim=2,
         dtype=dtype,
-        source=Mapped(array, dtype, 2),
+        source=Mapped(partial(np.memmap, path, stored, "r", start, shape), dtype, 2),
         axes=check_axes(axes, shape, str(path)) if axes else (),
         invalid=convention(dtype),
-        storage=Storage(array.nbytes),
+        storage=Storage(nbytes),
     )
