@@ -92,11 +92,6 @@ class Flow:
         return self._pipeline.waiting
 
     @property
-    def backlog(self) -> int:
-        """Those of them that are not encoded yet."""
-        return self._pipeline.backlog
-
-    @property
     def depth(self) -> int:
         """Chunks in flight at most."""
         return self._pipeline.depth

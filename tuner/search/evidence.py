@@ -132,13 +132,13 @@ def _pieces(sample: Sample, stacks: Sequence[Stack]) -> Iterator[tuple[Stack, ND
     if sample.n_frames >= _FRAMES:
         return
     sampled = {(run.stack, run.start + place) for run in sample.runs for place in range(len(run.frames))}
-    ends = np.cumsum([len(stack) for stack in stacks])
-    for at in np.unique(np.linspace(0, ends[-1] - 1, _FRAMES).astype(int)).tolist():
-        index = int(np.searchsorted(ends, at, side="right"))
-        stack = stacks[index]
-        number = at - (int(ends[index]) - len(stack))
-        if (index, number) not in sampled and number in eligible_frames(stack):
-            yield stack, stack.read(number, number + 1)
+    eligible = [eligible_frames(stack) for stack in stacks]
+    ends = np.cumsum([len(numbers) for numbers in eligible])
+    for place in np.unique(np.linspace(0, ends[-1] - 1, _FRAMES).astype(int)):
+        index = int(np.searchsorted(ends, place, side="right"))
+        number = int(eligible[index][place - ends[index]])  # counted from the end
+        if (index, number) not in sampled:
+            yield stacks[index], stacks[index].read(number, number + 1)
 
 
 def traits_of(sample: Sample, stacks: Sequence[Stack]) -> dict[str, float]:

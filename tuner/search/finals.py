@@ -58,9 +58,9 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     nearly.sort(key=worth, reverse=True)
     named = {c.metric for c in judge.goal.require if c.name == "best"}
     found = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
-    timed = [place for place, c in enumerate(judge.goal.require) if METRICS[c.metric].timed]
-    room = (e for e in every if all(judge.violations(e, bounds)[place] <= -_NEARLY for place in timed))
-    found += [*ranked[:1], *nearly[:1], *itertools.islice(room, 1)]
+    timed = [(c, bound) for c, bound in zip(judge.goal.require, bounds, strict=True) if METRICS[c.metric].timed]
+    roomy = (e for e in every if all(c.violation(e, bound) <= -_NEARLY for c, bound in timed))
+    found += [*ranked[:1], *nearly[:1], *itertools.islice(roomy, 1)]
     for pair in itertools.zip_longest(ranked, nearly):
         found += [e for e in pair if e is not None]
     if not found and (nearest := judge.nearest(evaluations)):
