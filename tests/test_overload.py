@@ -192,13 +192,14 @@ def test_a_disk_that_pauses_holds_frames_back_and_sheds_none(tmp_path: Path, dis
     def append() -> None:
         for frame in frames:
             writer.append(frame)
-            while writer.waiting and writer._flow.backlog:  # the detector is slow enough for the profile
+            while writer.waiting and writer._flow._pipeline.backlog:  # the detector is slow enough for the profile
                 taken.wait(1e-3)
         taken.set()
 
     detector = threading.Thread(target=append)
     detector.start()
     while writer.waiting < DEPTH:
+        assert detector.is_alive()
         assert not taken.is_set()
     held = writer.frames_written
     assert not taken.wait(0.5)
