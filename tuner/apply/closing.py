@@ -31,6 +31,9 @@ class Open(Protocol):
         ...
 
 
+#: How long who collects a forgotten writer waits for it to close, in seconds.
+_PATIENCE = 0.5
+
 #: Writers that are open, to be closed when the interpreter exits.
 OPEN: weakref.WeakSet[Open] = weakref.WeakSet()
 
@@ -56,6 +59,21 @@ def close_quietly(writer: Open) -> None:
         writer.close()
     except TunerError as error:
         _log.error("%s", error)
+
+
+def close_forgotten(writer: Open) -> None:
+    """Close a writer that is being collected; by whom cannot be said.
+
+    A collection may come in any thread, in the middle of a call to h5py or in a thread of the writer itself: who holds
+    what closing needs, goes on after a while, and the file is closed then.
+    """
+    closing = threading.Thread(target=close_quietly, args=(writer,), name="tuner-close", daemon=False)
+    try:
+        closing.start()
+    except RuntimeError:  # the interpreter is going down and starts no thread
+        close_quietly(writer)
+    else:
+        closing.join(_PATIENCE)
 
 
 def flush_regularly(reference: weakref.ref[Open], seconds: float, ended: threading.Event) -> None:

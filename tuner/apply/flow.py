@@ -96,11 +96,6 @@ class Flow:
         """Chunks in flight at most."""
         return self._pipeline.depth
 
-    @property
-    def is_here(self) -> bool:
-        """Whether one of its threads asks, which must not wait for it."""
-        return self._pipeline.is_here
-
     def start_of(self, index: int | None, count: int) -> int:
         """The number of the first of so many frames that are to be taken.
 

@@ -142,11 +142,6 @@ class Pipeline:
         with self._lock:
             return len(self._pending) - self._encoded
 
-    @property
-    def is_here(self) -> bool:
-        """Whether one of its threads asks, which must not wait for it: that one may collect a forgotten writer."""
-        return threading.current_thread() in self._threads
-
     def put(self, place: Corner, batch: Batch, corner: Corner, encoder: ChunkEncoder | None = None) -> None:
         """Encode the chunk of a batch that starts at `corner`; `write` gets it with its `place` in the dataset.
 

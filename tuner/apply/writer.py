@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tuner.apply.arrived import CompressedFrame
-from tuner.apply.closing import OPEN, close_quietly, flush_regularly
+from tuner.apply.closing import OPEN, close_forgotten, flush_regularly
 from tuner.apply.flow import Flow, Frames
 from tuner.apply.guard import Watch
 from tuner.apply.output import Output, SingleFile
@@ -281,12 +281,8 @@ class Writer:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_closed", True):
-            return
-        if self._flow.is_here:
-            threading.Thread(target=close_quietly, args=(self,), name="tuner-close", daemon=False).start()
-        else:
-            close_quietly(self)
+        if not getattr(self, "_closed", True):
+            close_forgotten(self)
 
     def _admit(self, frames: Frames, index: int | None, lossless: bool, lent: bool = False) -> None:
         with self._lock:
