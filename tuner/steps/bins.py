@@ -242,25 +242,26 @@ class _WholeBins:
         """Round some values, shape (n,), into an array of the same dtype; `scratch` has at least the shape (4, n)."""
         x, one, two, places = scratch[:, : len(values)]
         stay = self._steps(values, x, one)
-        index = places.view(np.int64)
-        np.subtract(x, self.start, out=index, casting="unsafe")
-        inside = index.view(np.uint64) < len(self.decoded)
+        inside = x >= self.start
+        inside &= x < self.start + len(self.decoded)
         if inside.all():
+            index = np.subtract(x, self.start, out=places.view(np.int64), casting="unsafe")
             self.decoded.take(index, mode="clip", out=rounded)
         else:
-            some = np.flatnonzero(inside)
-            held = self.decoded.take(index[some])
             beyond = np.subtract(x, self.origin + self.bins.edge, out=one)
             others = beyond < 0
             others |= beyond >= self.end - self.bins.edge
-            others[some] = False
+            others &= ~inside
             if len(self.middles):
                 bin_of = places.view(np.int32)[: len(values)]
                 np.copyto(bin_of, self.bins.number(beyond, two), casting="unsafe")
                 self.middles.take(bin_of, mode="clip", out=rounded)
             if others.any():
-                rounded[others] = self._beyond(values[others], x[others] - self.origin)
-            rounded[some] = held
+                some = np.flatnonzero(others)
+                rounded[some] = self._beyond(values[some], x[some] - self.origin)
+            if inside.any():
+                some = np.flatnonzero(inside)
+                rounded[some] = self.decoded.take((x[some] - self.start).astype(np.int64))
         if stay is not None:
             np.copyto(rounded, values, where=stay)
 
