@@ -23,6 +23,7 @@ from tuner.errors import InputError
 from tuner.goal import Goal, load_goal
 from tuner.measure.analyses import Scan, analyse, breach, check_allowed, scans_of
 from tuner.measure.analyses.reconstruction import _projections, _reconstruct
+from tuner.measure.analyses.scan import Measured, draws
 from tuner.noise import Noise
 from tuner.read import open_stacks
 from tuner.simulate import Mx, Saxs, Tomography, Xrf, write_nexus
@@ -129,6 +130,14 @@ def test_frames_that_came_back_have_the_perfect_value_of_each_figure(files: dict
     found = analyse(goal, [scan_of(files[technique], SCANS[technique][1])])
     assert found.metrics == pytest.approx(perfect(goal), abs=1e-9)
     assert all(low <= found.metrics[name] <= high for name, (low, high) in found.spread.items())
+
+
+@pytest.mark.parametrize(("units", "least"), [(4, 0.85), (6, 0.89), (8, 0.91), (12, 0.92), (24, 0.92), (100, 0.92)])
+def test_an_interval_holds_the_truth_as_often_as_is_documented(units: int, least: float) -> None:
+    weights = draws(units)
+    scans = np.random.default_rng(units).normal(size=(2000, units))
+    found = [Measured.of(scan.mean(), weights @ scan, units) for scan in scans]
+    assert least <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.97
 
 
 def test_a_radial_profile_is_what_counting_pixels_in_rings_gives(files: dict[str, Path]) -> None:

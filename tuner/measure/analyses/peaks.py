@@ -69,7 +69,7 @@ def _measured(rows: list[_Sums], figures: Callable[[_Sums], _Sums]) -> dict[str,
     value = figures({key: one.sum(axis=0)[None] for key, one in sums.items()})
     weights = draws(len(rows))
     drawn = figures({key: len(rows) * np.tensordot(weights, one, 1) for key, one in sums.items()})
-    return {name: Measured.of(float(value[name][0]), _defined(drawn[name], value[name][0])) for name in value}
+    return {name: Measured.of(float(one[0]), _defined(drawn[name], one[0]), len(rows)) for name, one in value.items()}
 
 
 def _defined(drawn: _Array, value: float) -> _Array:

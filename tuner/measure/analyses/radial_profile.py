@@ -79,7 +79,7 @@ def compare_profiles(analysis: RadialProfile, scan: Scan) -> dict[str, Measured]
     return {
         "frame_chi2": Measured.exactly(((in_bars**2).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)).max()),
         "frame_error_bars": Measured.exactly(np.abs(in_bars).max()),
-        **{name: Measured.of(float(value[name][0]), drawn[name]) for name in value if name != "scan_run_p"},
+        **{name: Measured.of(float(value[name][0]), drawn[name], frames) for name in value if name != "scan_run_p"},
         "scan_run_p": Measured.exactly(value["scan_run_p"][0]),
     }
 

@@ -97,7 +97,7 @@ def measured(drawn: _Array) -> Measured:
     """A number from the scan as it is, and as it is drawn again; draws without light say nothing."""
     if not np.isfinite(drawn[0]):
         return Measured.exactly(drawn[0])
-    return Measured.of(float(drawn[0]), np.where(np.isfinite(drawn[1:]), drawn[1:], drawn[0]))
+    return Measured.of(float(drawn[0]), np.where(np.isfinite(drawn[1:]), drawn[1:], drawn[0]), SECTORS)
 
 
 def moved(before: _Array, after: _Array) -> _Array:

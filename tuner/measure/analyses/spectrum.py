@@ -63,8 +63,8 @@ def compare_spectra(analysis: Spectrum, scan: Scan) -> dict[str, Measured]:
     percent = 100 * np.divide(change, np.abs(sum_first), out=np.zeros_like(change), where=known).max(axis=0)
     bars = (change / error).max(axis=0)
     return {
-        "scan_percent": Measured.of(percent[0], percent[1:]),
-        "scan_error_bars": Measured.of(bars[0], bars[1:]),
+        "scan_percent": Measured.of(percent[0], percent[1:], spectra),
+        "scan_error_bars": Measured.of(bars[0], bars[1:], spectra),
         "pixel_error_bars": Measured.exactly(np.abs(moved).max()),
         "pixel_rms_error_bars": Measured.exactly(np.sqrt((moved**2).mean(axis=1)).max()),
     }
