@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tuner.read.sampling import eligible_frames
 from tuner.stack import Stack
 
-#: A stack is cut into so many stretches, if it has the frames; into more, at most, where each has so many frames.
-_FEW, _MANY, _STRETCH = 6, 24, 4
+#: A stack is cut into so many stretches, if it has the frames; into more where each has so many frames.
+_FEW, _STRETCH = 6, 4
 #: The share of stretches or files that judge, at least and at most; and the share by which is selected.
 _TEST, _MOST_TEST, _SELECT = 1 / 3, 3 / 4, 1 / 8
 #: Edges of the tiles into which an only frame is cut, pixels.
@@ -72,7 +72,8 @@ def split(stacks: Sequence[Stack], count: int, seed: int) -> Parts:
         population = "files that the search did not see, of these scans, this detector and these conditions"
     else:
         frames = eligible[filled[0]]
-        stretches = min(max(len(frames) // _STRETCH, _FEW), _MANY, len(frames))
+        # So many that one frame of each can judge: a few long ones are soon all beside what lasts for some time.
+        stretches = min(max(len(frames) // _STRETCH, _FEW), max(math.ceil(count / _TEST), _FEW), len(frames))
         pieces = [(filled[0], stretch) for stretch in np.array_split(frames, stretches)]
         population = "frames that the search did not see, of this scan, this detector and these conditions"
     test, select = _roles([len(frames) for _, frames in pieces], count, rng)
@@ -103,7 +104,11 @@ def _draw(
     count: int,
     rng: np.random.Generator,
 ) -> tuple[Unit, ...]:
-    """Frames of the chosen pieces, none next to one that may be searched on, `count` at most, in order."""
+    """Frames of the chosen pieces, none next to one that may be searched on, `count` at most, in order.
+
+    One by chance of each of `count` equal parts. A share p of bad frames is then missed with a probability of at most
+    (1 - p)^count, wherever they are: a product of which the factors have this mean is largest where all are alike.
+    """
     free = [
         Unit(index, int(frame))
         for place, (index, frames) in enumerate(pieces)
@@ -111,8 +116,8 @@ def _draw(
         for frame in frames
         if len(frames) < _STRETCH or not search[index][max(0, frame - 1) : frame + 2].any()
     ]
-    drawn = np.sort(rng.permutation(len(free))[:count])
-    return tuple(free[place] for place in drawn)
+    strata = np.array_split(np.arange(len(free)), min(count, len(free)) or 1)
+    return tuple(free[rng.choice(places)] for places in strata if len(places))
 
 
 def _tiles(stacks: Sequence[Stack], index: int, frame: int, count: int, rng: np.random.Generator) -> Parts:
