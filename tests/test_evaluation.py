@@ -310,6 +310,21 @@ def test_a_full_disk_is_told_before_a_run_begins(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_what_follows_a_line_that_found_no_room_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Log(path) as log:
+        log.append(evaluation_of(1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+        try:
+            with pytest.raises(TunerError, match="the log cannot be written"):
+                log.append(evaluation_of(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.append(evaluation_of(3))
+    assert list(read_log(path)) == [evaluation_of(1), evaluation_of(3)]
+
+
 def test_a_log_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with Log(tmp_path / "file" / "run.jsonl") as log, pytest.raises(TunerError, match="the log cannot be written: "):

@@ -196,7 +196,9 @@ class Log:
             while line:
                 line = line[os.write(self._handle, line) :]
         except OSError as error:
-            self._before.clear()  # the next line must not rely on this one
+            # The next line must neither rely on this one nor go on where it was torn.
+            self._before.clear()
+            self.close()
             raise TunerError(f"{self.path}: the log cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
