@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tuner.apply import bitshuffle
 from tuner.apply.bitshuffle import BitshuffleEncoder
 from tuner.apply.dataset import create_dataset
 from tuner.apply.foreign import verify_written
@@ -197,6 +198,17 @@ def test_evidence_of_a_type_size_that_suits_only_chunks_of_two_frames() -> None:
     config = Config((2, -1, -1), Blosc2(typesize=8))
     found = other_containers(config, Sample((Run(0, 0, odd),)), [Pixels()])
     assert all(metrics["ratio"] > 0 for metrics in found.values())
+
+
+def test_without_the_library_of_bitshuffle_there_is_no_evidence_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5plugin, "PLUGIN_PATH", "/nowhere")
+    for cached in (bitshuffle.library, bitshuffle.codec):
+        cached.cache_clear()
+    try:
+        assert other_containers(Config((2, -1, -1)), Sample((Run(0, 0, FRAMES),)), [Pixels()]) == {}
+    finally:
+        for cached in (bitshuffle.library, bitshuffle.codec):
+            cached.cache_clear()
 
 
 @pytest.mark.parametrize("container", BITSHUFFLE)
