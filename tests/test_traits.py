@@ -51,6 +51,12 @@ def test_the_order_of_frames_does_not_matter(frames: NDArray[Any]) -> None:
         )
 
 
+@given(FRAMES)
+def test_byte_order_does_not_matter(frames: NDArray[Any]) -> None:
+    swapped = frames.astype(frames.dtype.newbyteorder())
+    assert traits(swapped, everywhere(frames)) == pytest.approx(traits(frames, everywhere(frames)), abs=1e-9)
+
+
 @pytest.mark.parametrize(
     "dtype", ["bool", "uint8", "int8", "uint16", "int32", "uint64", "float16", "float32", "float64"]
 )

@@ -173,7 +173,8 @@ def difference_byte_entropy(pixels: Pixels) -> float:
     both = pixels.valid[..., 1:] & pixels.valid[..., :-1]
     if pixels.frames.ndim < 2 or not both.any():
         return 0.0
-    whole = np.ascontiguousarray(pixels.frames).view(f"u{pixels.frames.dtype.itemsize}")
+    native = np.ascontiguousarray(pixels.frames, pixels.frames.dtype.newbyteorder("="))
+    whole = native.view(f"u{native.itemsize}")
     after, before = whole[..., 1:], whole[..., :-1]
     differences = after ^ before if pixels.frames.dtype.kind == "f" else after - before
     return _byte_entropy(differences[both])
