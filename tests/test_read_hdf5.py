@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tuner.errors import InputError
-from tuner.read import open_stacks
+from tuner.read import natural, open_stacks
 from tuner.read.hdf5 import open_hdf5, slabs
 from tuner.read.nexus import find_frames
 from tuner.stack import Kind, Stack
@@ -670,6 +670,11 @@ def test_each_hdf5_file_is_a_stack_in_natural_order(tmp_path: Path) -> None:
         assert [len(stack) for stack in open_stacks(given_paths)] == [1, 2, 10]
     chosen = [tmp_path / f"scan_{number}.h5" for number in (10, 1, 2)]
     assert [len(stack) for stack in open_stacks(chosen)] == [10, 1, 2]
+
+
+def test_names_with_digits_of_other_scripts_are_sorted_too() -> None:
+    names = ["a1²10", "a1²2", "²", "a٣"]  # a power, and a digit of another script
+    assert [path.name for path in natural(map(Path, names))] == ["a1²2", "a1²10", "a٣", "²"]
 
 
 def test_folders_and_globs_without_files(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def natural(paths: Iterable[Path]) -> list[Path]:
     """
 
     def key(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
+        parts = re.split(r"([0-9]+)", str(path))  # every second one is a number
+        return [(int(part), "") if place % 2 else (-1, part) for place, part in enumerate(parts)]
 
     return sorted(paths, key=key)
 
