@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -378,6 +379,36 @@ except TunerError as error:
     assert done.stdout == f"{tmp_path}/out.h5: cannot be written: File too large; nothing is left of it\n"
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_reader_that_complains_of_every_chunk_is_heard_out(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).poisson(5, (2000, 32, 32)).astype("uint16")
+    np.save(tmp_path / "scan.npy", frames)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        made = file.create_dataset("data", data=frames, chunks=(1, 32, 32), **hdf5plugin.Blosc2())
+        file.flush()
+        places = [made.id.get_chunk_info(index).byte_offset for index in range(len(frames))]
+    with (tmp_path / "scan.h5").open("r+b") as stream:
+        for place in places:
+            stream.seek(place + 100)
+            stream.write(b"\xff" * 40)
+    done = subprocess.run(
+        [sys.executable, "-c", VERIFY, tmp_path / "scan.npy", tmp_path / "scan.h5"],
+        env={**os.environ, "BLOSC_TRACE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "data: frame 0 cannot be read" in done.stderr
+
+
+#: Verifies a file against its original.
+VERIFY = """
+import sys
+from tuner.apply.foreign import verify_written
+from tuner.read import open_stacks
+verify_written(open_stacks(sys.argv[1:2])[0], sys.argv[2], "data")
+"""
 
 
 @pytest.mark.parametrize("lead", [(4, 3), (3,), (2, 5), (1,), (12,)])

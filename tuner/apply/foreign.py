@@ -8,9 +8,10 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def verify_written(
     place = os.fspath(written)
     if not Path(written).is_file():
         raise InputError(f"{place}: no such file")
-    with _Reader(place, dataset) as reader:
+    # Into a file, as libraries may complain of every chunk: a pipe that nobody empties would stop the reader.
+    with tempfile.TemporaryFile() as complaints, _Reader(place, dataset, complaints) as reader:
         found = reader.answer()
         if "error" in found:
             raise InputError(f"{place}: {found['error']}")
@@ -110,14 +112,15 @@ def _digest(frames: np.ndarray[Any, Any]) -> str:
 class _Reader:
     """The foreign process; its death while it reads is a failure of what was written."""
 
-    def __init__(self, path: str, dataset: str | None) -> None:
+    def __init__(self, path: str, dataset: str | None, complaints: IO[bytes]) -> None:
         self.path = path
+        self._complaints = complaints
         # Isolated: neither our package nor the user's own is on its path.
         self.process = subprocess.Popen(
             [sys.executable, "-I", str(_READER), path, dataset or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._complaints,
             text=True,
             env=plugin_environment(),
         )
@@ -135,11 +138,12 @@ class _Reader:
         line = self.process.stdout.readline()
         if line.endswith("\n"):
             return json.loads(line)
-        _, stderr = self.process.communicate()
+        self.process.communicate()
         code = self.process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         where = "while opening it" if slab is None else f"on frames {slab.start} to {slab.stop - 1}"
-        last = stderr.strip().rsplit("\n", 1)[-1]
+        self._complaints.seek(0)
+        last = self._complaints.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise VerificationError(f"{self.path}: the reader {how} {where}{': ' + last if last else ''}")
 
     def __enter__(self) -> Self:
