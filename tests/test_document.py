@@ -204,6 +204,12 @@ def test_colleagues_can_read_what_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "p.yaml").stat().st_mode & 0o777 == 0o644
 
 
+def test_what_other_threads_create_meanwhile_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "umask")  # it is the process's, and can only be asked for by changing it
+    write_atomically(tmp_path / "p.yaml", "text")
+    assert (tmp_path / "p.yaml").read_text() == "text"
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None, [1], 10**400])
 def test_only_finite_numbers_are_numbers(value: Any) -> None:
     with pytest.raises(InputError, match=r"^x\.yaml: gain must be a finite number, got "):
