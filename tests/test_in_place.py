@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -88,6 +89,16 @@ def test_the_copy_takes_the_name_and_all_that_belongs_to_it(tmp_path: Path) -> N
     assert apply(path) == {"files": [], "skipped": [str(path)]}  # after a kill among many files, go on with the rest
     assert path.stat() == size
     assert len(apply(path, container="bitshuffle")["files"]) == 1
+
+
+def test_a_file_system_without_extended_attributes_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_: object) -> list[str]:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))  # what Linux answers for one in user space
+
+    monkeypatch.setattr(os, "listxattr", unsupported)
+    assert len(apply(scan(tmp_path / "scan.h5"))["files"]) == 1
 
 
 def test_what_a_symbolic_link_leads_to_is_replaced(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -154,11 +155,20 @@ def _make_like(copy: Path, path: Path, status: os.stat_result) -> None:
     try:
         os.fchown(descriptor, status.st_uid, status.st_gid)
         os.fchmod(descriptor, status.st_mode & 0o7777)
-        for name in filter(_KEPT.match, os.listxattr(path)):
+        for name in _kept_attributes(path):
             os.setxattr(descriptor, name, os.getxattr(path, name))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _kept_attributes(path: Path) -> list[str]:
+    try:
+        return list(filter(_KEPT.match, os.listxattr(path)))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # as of many file systems in user space, which have none
+            raise
+        return []
 
 
 def _check_limits(profile: Profile, stack: Stack) -> None:
