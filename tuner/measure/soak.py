@@ -122,7 +122,7 @@ def soak(
     check_target(target / "soak.h5", overwrite=True)
     _check_space(target, total * frames[0].nbytes / _expected_ratio(profile), seconds)
     threads = workers or default_workers()
-    taken, queue = array("d"), array("H")
+    taken, queue = array("d"), array("L")
     with temporary_file(target) as path:
         writer = open_writer(
             path,
