@@ -24,7 +24,7 @@ from tuner.search import surrogate as definition
 from tuner.search.model_cache import cached
 from tuner.search.score import widening
 from tuner.search.sift import sift
-from tuner.search.surrogate import Surrogate
+from tuner.search.surrogate import Surrogate, is_usable
 from tuner.search.verdict import SHIPPED, champion_log, folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -63,7 +63,8 @@ def fitted(name: str, notify: Callable[[str], object] = lambda _: None) -> Surro
     def make() -> Surrogate:
         evaluations = named_log(name)
         notify(f"training the surrogate on {len(evaluations)} evaluations: takes some seconds, once")
-        return Surrogate.fit(evaluations).calibrated(widening(evaluations))
+        usable = [e for e in evaluations if is_usable(e)]
+        return Surrogate.fit_usable(usable).calibrated(widening(usable))
 
     # Each user of a shared folder has a cache, as none may load what another wrote.
     place = folder() / "cache" / str(os.getuid())

@@ -99,11 +99,12 @@ def score(logs: Sequence[Sequence[Evaluation]], cases: Sequence[Case], jobs: int
     fold_of = dict(zip(names, np.random.default_rng(0).permutation(len(names)) % _FOLDS, strict=True))
     scores = [Score() for _ in logs]
     for log, result in zip(logs, scores, strict=True):
-        widen = widening(log, jobs)
+        usable = [e for e in log if is_usable(e)]
+        widen = widening(usable, jobs)
         missed: list[tuple[str, Matrix]] = []
         for fold in sorted(set(fold_of.values())):
             judged = [case for case in cases if fold_of[case.dataset] == fold]
-            surrogate = _fitted_without(log, {case.dataset for case in judged}, jobs)
+            surrogate = _fitted_without(usable, {case.dataset for case in judged}, jobs)
             if surrogate is not None:
                 surrogate = surrogate.calibrated(widen)
                 missed += [(case.dataset, _standardised(surrogate, case.evaluations)) for case in judged]
@@ -139,12 +140,11 @@ def regret(surrogate: Surrogate | None, case: Case, goal: Goal) -> float:
     return min(_WORST, max(0.0, judge.worth(ranked[0]) - judge.worth(pick)) + short)
 
 
-def widening(log: Sequence[Evaluation], jobs: int = -1) -> Matrix:
+def widening(usable: Sequence[Evaluation], jobs: int = -1) -> Matrix:
     """By what each target's standard deviation is to be multiplied so that it holds for data that was never seen.
 
-    Each half of the data sets is guessed by trees that learned from the other. 1 where the log is too small for that.
+    Each half of the data sets is guessed by trees that learned from the other. 1 where usable evaluations are too few.
     """
-    usable = [e for e in log if is_usable(e)]
     names = sorted({dataset_of(e) for e in usable})
     half_of = dict(zip(names, np.random.default_rng(1).permutation(len(names)) % _HALVES, strict=True))
     missed: list[tuple[str, Matrix]] = []
@@ -167,13 +167,12 @@ def widening(log: Sequence[Evaluation], jobs: int = -1) -> Matrix:
     return clipped
 
 
-def _fitted_without(log: Sequence[Evaluation], datasets: Collection[str], jobs: int) -> Surrogate | None:
+def _fitted_without(usable: Sequence[Evaluation], datasets: Collection[str], jobs: int) -> Surrogate | None:
     """A surrogate that learned from no evaluation of some data sets, nor of their data under another name."""
-    usable = [e for e in log if is_usable(e)]
     digests = {e.origin["data"] for e in usable if dataset_of(e) in datasets}
     try:
         left = [e for e in usable if dataset_of(e) not in datasets and e.origin["data"] not in digests]
-        return Surrogate.fit(left, jobs=jobs, trees=_TREES)
+        return Surrogate.fit_usable(left, jobs=jobs, trees=_TREES)
     except InputError:
         return None
 

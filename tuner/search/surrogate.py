@@ -23,6 +23,9 @@ TARGETS = ("ratio", "encode_mb_s", "decode_mb_s")
 #: The same, as the probe's traits call them.
 _KINDS = ("ratio", "encode", "decode")
 
+#: The traits that every evaluation must have.
+_PROBED = tuple(f"probe_{name}_log_{kind}" for name in PROBES for kind in _KINDS)
+
 #: The codecs that run in this process; others are measured, not guessed.
 _CODECS = ("lz4", "lz4hc", "blosclz", "zstd", "zlib")
 #: Which probed codec stands for one that is not.
@@ -74,14 +77,27 @@ class Surrogate:
 
     @classmethod
     def fit(cls, evaluations: Sequence[Evaluation], *, seed: int = 0, jobs: int = -1, trees: int = _TREES) -> Surrogate:
-        """Learn from evaluations.
+        """Learn from those of some evaluations that can be learned from.
 
         Raises
         ------
         InputError
-            Where too few of them can be learned from.
+            Where they are too few.
         """
-        usable = sorted((e for e in evaluations if is_usable(e)), key=lambda e: str(e.origin["data"]))
+        return cls.fit_usable([e for e in evaluations if is_usable(e)], seed=seed, jobs=jobs, trees=trees)
+
+    @classmethod
+    def fit_usable(
+        cls, evaluations: Sequence[Evaluation], *, seed: int = 0, jobs: int = -1, trees: int = _TREES
+    ) -> Surrogate:
+        """The same, where all of them are known to be usable: asking takes as long as learning.
+
+        Raises
+        ------
+        InputError
+            Where they are too few.
+        """
+        usable = sorted(evaluations, key=lambda e: str(e.origin["data"]))
         groups = [dataset_of(e) for e in usable]
         counts = Counter(groups)
         if len(usable) < _LEAST_ROWS or len(counts) < _LEAST_SETS:
@@ -180,8 +196,8 @@ def is_usable(evaluation: Evaluation) -> bool:
     numbers = [*metrics, *shape, origin.get("reference_mb_s"), origin.get("nbytes")]
     if not (set(TARGETS) <= set(evaluation.metrics) and all(map(_is_possible, numbers))):
         return False
-    logs = [evaluation.traits.get(f"probe_{name}_log_{kind}", math.nan) for name in PROBES for kind in _KINDS]
-    if not all(abs(log) <= _POSSIBLE_LOG for log in logs):
+    traits = evaluation.traits
+    if not all(abs(traits.get(name, math.nan)) <= _POSSIBLE_LOG for name in _PROBED):
         return False
     try:
         data = data_of(evaluation)
