@@ -1,11 +1,11 @@
-"""A probe: what a few cheap encodings make of a few pieces of a sample, in less than a tenth of a second."""
+"""A probe: what a few cheap encodings make of a few pieces of a sample, in about a quarter of a second."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from tuner.read.sampling import Sample
 #: Pieces that are encoded, and the bytes of one.
 _PIECES, PIECE_NBYTES = 4, 128 << 10
 
-#: They are encoded and decoded in so many rounds, and the shortest time counts; fewer, where that would take longer.
-_ROUNDS, _MOST_SECONDS = 4, 0.06
+#: They are encoded and decoded in so many rounds at least, and in more as long as there is time; of each piece the
+#: shortest time counts, so that what else the machine does spoils none.
+_ROUNDS, _SECONDS = 3, 0.25
 
 #: What is tried, by name; lz4 and zstd at level 1 are fast, and tell what filters and an entropy coder are worth.
 _CHAINS: tuple[tuple[str, ...], ...] = (
@@ -69,19 +70,18 @@ def probe_traits(sample: Sample, reference: Reference) -> dict[str, float]:
     nbytes = sum(chunk.nbytes for chunk in chunks)
     targets = [np.empty_like(chunk) for chunk in chunks]
     trials = {name: _Trial(_encoder(blosc2, chunks[0])) for name, blosc2 in PROBES.items()}
-    begin = time.perf_counter()
-    kernel = 0.0
-    for done in range(1, _ROUNDS + 1):
+    end = time.perf_counter() + _SECONDS
+    kernel, done = 0.0, 0
+    while done < _ROUNDS or time.perf_counter() < end:
         for trial in trials.values():
             trial.run(chunks, targets)
             kernel = max(kernel, reference.run())
-        if (time.perf_counter() - begin) * (done + 1) / done > _MOST_SECONDS:
-            break
+        done += 1
     found: dict[str, float] = {}
     for name, trial in trials.items():
         found[f"probe_{name}_log_ratio"] = math.log(nbytes / trial.stored)
-        found[f"probe_{name}_log_encode"] = math.log(nbytes / trial.encode / kernel)
-        found[f"probe_{name}_log_decode"] = math.log(nbytes / trial.decode / kernel)
+        found[f"probe_{name}_log_encode"] = math.log(nbytes / trial.encode.sum() / kernel)
+        found[f"probe_{name}_log_decode"] = math.log(nbytes / trial.decode.sum() / kernel)
     return found
 
 
@@ -92,16 +92,16 @@ class _Trial:
     encoder: Encoder
     stored: int = 0
     """Bytes."""
-    encode: float = math.inf
-    """The shortest time, seconds."""
-    decode: float = math.inf
-    """The shortest time, seconds."""
+    encode: NDArray[np.float64] = field(default_factory=lambda: np.full(_PIECES, np.inf))
+    """The shortest time for each, seconds."""
+    decode: NDArray[np.float64] = field(default_factory=lambda: np.full(_PIECES, np.inf))
+    """The shortest time for each, seconds."""
 
     def run(self, chunks: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]]) -> None:
         frames, seconds = zip(*map(self.encoder.timed_encode, chunks), strict=True)
         self.stored = sum(map(len, frames))
-        self.encode = min(self.encode, sum(seconds))
-        self.decode = min(self.decode, sum(map(self.encoder.timed_decode, frames, targets)))
+        np.fmin(self.encode, seconds, out=self.encode)
+        np.fmin(self.decode, [*map(self.encoder.timed_decode, frames, targets)], out=self.decode)
 
 
 def _pieces(sample: Sample) -> Iterator[NDArray[Any]]:
