@@ -136,8 +136,8 @@ class Measured:
     def of(cls, value: float, draws: NDArray[np.float64], units: int) -> Measured:
         """A number with the interval of the draws of so many units, which holds the number itself.
 
-        Its percentiles are expanded to the tails of Student's t (Hesterberg 2015, The American Statistician 69, 371): of
-        4 units they are 0.07 and 99.93, of many 2.5 and 97.5.
+        Its percentiles are expanded to the tails of Student's t (Hesterberg 2015, The American Statistician 69, 371):
+        of 4 units they are 0.07 and 99.93, of many 2.5 and 97.5.
         """
         tail = ndtr(stdtrit(max(units - 1, 1), 0.025))
         low, high = np.quantile(draws, [tail, 1 - tail])
