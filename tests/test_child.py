@@ -50,6 +50,14 @@ def honest() -> Iterator[PluginChild]:
         yield child
 
 
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "blosc2.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    chunk = order(7)
+    with PluginChild() as child:
+        assert (child.decode(child.encode(resolved(chunk), chunk), chunk.shape, chunk.dtype) == chunk).all()
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [

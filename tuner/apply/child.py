@@ -52,7 +52,7 @@ class PluginChild:
     memory_bytes : int
         Address space of the child.
     command : tuple of str
-        What to run; for tests.
+        What to run; for tests. By default without the modules of the current folder, which are not ours to run.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class PluginChild:
         self,
         timeout_s: float = 30.0,
         memory_bytes: int = 4 << 30,
-        command: tuple[str, ...] = (sys.executable, "-m", "tuner.apply.child"),
+        command: tuple[str, ...] = (sys.executable, "-P", "-m", "tuner.apply.child"),
     ) -> None:
         self.timeout_s = timeout_s
         self.memory_bytes = memory_bytes

@@ -81,7 +81,7 @@ def _read_elsewhere(meter: Meter, config: Config, frames: NDArray[Any]) -> tuple
         path = Path(folder) / "access.h5"
         with h5py.File(path, "w") as file:
             _write(file, meter, config, frames)
-        command = [sys.executable, "-m", "tuner.measure.access", str(path)]
+        command = [sys.executable, "-P", "-m", "tuner.measure.access", str(path)]
         try:
             done = subprocess.run(command, env=plugin_environment(), capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
