@@ -666,6 +666,15 @@ def test_a_failure_is_one_clear_line(run: str, limits: dict[str, Any], message: 
     assert time.monotonic() - start < 50  # far from the minute that one of them sleeps
 
 
+@pytest.mark.usefixtures("lab")
+@pytest.mark.parametrize("answer", ["[" * 10**5, f'{{"n": 1{"0" * 400}}}', f'{{"n": 1{"0" * 5000}}}', '{"n": 1e999}'])
+def test_an_answer_beyond_all_bounds_is_one_clear_line(answer: str) -> None:
+    Path("answer.json").write_text(answer)
+    Path("say.sh").write_text("cat answer.json\n")
+    with pytest.raises(InputError, match=r"^analysis mine: command:sh say\.sh: must .*, got .{1,90}$"):
+        run_own("command:sh say.sh")
+
+
 def test_nothing_outlives_an_analysis_that_was_stopped(lab: Path) -> None:
     Path("child.sh").write_text("sleep 60 & echo $! > pid; wait\n")
     with pytest.raises(InputError, match="took more than"):

@@ -81,14 +81,14 @@ def _write(scan: Scan, paths: list[Path]) -> None:
 
 def _command(run: str) -> list[str]:
     scheme, _, what = run.partition(":")
-    return [sys.executable, "-c", _CALL, what] if scheme == "python" else shlex.split(what)
+    return [sys.executable, "-P", "-c", _CALL, what] if scheme == "python" else shlex.split(what)
 
 
 def _run(analysis: Own, paths: list[str]) -> str:
     place = f"analysis {analysis.name}: {analysis.run}"
     # Processor time is limited too, should nobody be left to stop it.
     seconds = math.ceil(analysis.seconds) * (os.cpu_count() or 1) + 5
-    limits = [sys.executable, "-c", _LIMIT, str(parse_size(analysis.memory, "memory")), str(seconds)]
+    limits = [sys.executable, "-P", "-c", _LIMIT, str(parse_size(analysis.memory, "memory")), str(seconds)]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [*limits, *_command(analysis.run), *paths],
@@ -123,12 +123,12 @@ def _numbers(analysis: Own, answer: str) -> dict[str, float]:
     place = f"analysis {analysis.name}: {analysis.run}"
     try:
         found: Any = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{place}: must print one JSON object, got {kind_of(answer[:80])}") from None
     if not isinstance(found, dict) or not found:
         raise InputError(f"{place}: must answer with named numbers, got {kind_of(found)}")
     for name, value in found.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not number or not name.isidentifier():
             raise InputError(f"{place}: must answer with named finite numbers, got {name!r}: {kind_of(value)}")
     return {name: float(np.float64(value)) for name, value in found.items()}
