@@ -402,6 +402,21 @@ def test_an_error_is_one_line(arguments: list[str], line: str, capsys: pytest.Ca
     assert verdicts() == []
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_logs_of_which_no_line_is_known_are_an_error(
+    given: bool, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scan that was taken for a log, or what a newer version left: a nightly job must not pass over it for ever."""
+    log = written(own / "night.jsonl", NEW_SETS[:1])
+    log.write_text(log.read_text().replace('{"config"', '{"newer":1,"config"'))
+    count = len(log.read_text().splitlines())
+    line = f"tuner: {log}: line 1: newer is not a known key; known: config metrics spread traits origin failure"
+    arguments = [str(log)] if given else []
+    text = f"{line}; none of {count} lines is an evaluation that this version knows\n"
+    assert run(capsys, "--quiet", *arguments) == (2, "", text)
+    assert verdicts() == []
+
+
 def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_judged(
     own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,8 +457,9 @@ def test_killed_at_any_moment_it_leaves_a_champion_and_verdicts(
         (own.parent / "judging").unlink(missing_ok=True)
         with victims.start(learn, own.parent, tmp_path / "shipped", fresh=until == "judging") as running:
             running.ready()
-            process = psutil.Process(running.pid)
+            process, latest = psutil.Process(running.pid), time.monotonic() + 120
             while process.status() != psutil.STATUS_ZOMBIE and len(list(own.parent.glob(until))) <= past:
+                assert time.monotonic() < latest
                 time.sleep(0.001)
             time.sleep(pause)
             running.end(signal.SIGKILL)
