@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python >= 3.11 and make; everything goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start hundreds of processes: each would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
