@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 demo: .venv/installed
 	mkdir -p demo
-	$(BIN)/tuner demo -o demo/scan.nxs --technique tomography --frames 64
+	$(BIN)/tuner demo --overwrite -o demo/scan.nxs --technique tomography --frames 64
 	$(BIN)/tuner read demo/scan.nxs
 	$(BIN)/tuner search demo/scan.nxs -o demo/profile.yaml --budget 30s
 	$(BIN)/tuner apply --overwrite demo/profile.yaml demo/scan.nxs demo/out.h5

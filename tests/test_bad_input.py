@@ -295,6 +295,14 @@ def test_outputs_that_cannot_be_written(scan: Path, tmp_path: Path, refused: Cal
     assert "must be a file" in refused("search", scan, "-o", tmp_path)
     assert "input" in refused("apply", profile, scan, scan, "--overwrite")
     assert "exists already" in refused("apply", profile, scan, tmp_path / "old.h5")
+    # What is mistaken for an output may be the only scan of its kind.
+    store(tmp_path / "other.h5", FRAMES)
+    assert "exists already" in refused("demo", "-o", scan)
+    assert "exists already" in refused("search", scan, "-o", tmp_path / "other.h5")
+    assert "exists already" in refused("search", scan, "-o", tmp_path / "old.h5")
+    soak = ("soak", profile, "--target", tmp_path, "--rate", "2Hz", "--for", "1s")
+    assert "exists already" in refused(*soak, "-o", tmp_path / "other.h5")
+    assert "input" in refused(*soak, "--data", scan, "-o", scan)
     (tmp_path / "again.h5").symlink_to(scan)
     assert "input" in refused("apply", profile, scan, tmp_path / "again.h5", "--overwrite")
 
@@ -342,6 +350,26 @@ def test_usage(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
         ["apply", profile, scan, ""],
     ):
         refused(*command)
+
+
+def test_demo_replaces_a_file_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nxs"
+    path.write_text("of before")
+    assert main(["demo", "-o", str(path), "--frames", "2", "--shape", "64", "64", "--quiet", "--overwrite"]) == 0
+    assert h5py.is_hdf5(path)
+
+
+def test_a_mistyped_option_leads_to_the_help_of_its_command(scan: Path, refused: Callable[..., str]) -> None:
+    line = refused("search", scan, "-o", "new.yaml", "--bugdet", "10s")
+    assert line == "unrecognized arguments: --bugdet 10s (see tuner search --help)"
+
+
+def test_a_target_that_is_no_folder(scan: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+    """Also where nothing is asked of it: else the wrong disk would be searched for."""
+    for target in (tmp_path / "nope", scan):
+        line = f"--target must be an existing folder, got '{target}'"
+        assert refused("search", scan, "-o", tmp_path / "new.yaml", "--target", target) == line
+        assert refused("soak", tmp_path / "scan.yaml", "--target", target, "--rate", "2Hz") == line
 
 
 @pytest.mark.skipif(

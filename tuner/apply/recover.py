@@ -71,7 +71,7 @@ def recover(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     place = Path(path)
     if not place.is_file():
-        raise InputError(f"{place}: no such file")
+        raise InputError(f"{place}: {'must be a file, got a folder' if place.is_dir() else 'no such file'}")
     check_unused(place)
     cleared = clear_flag(place)
     with refusing_damage(f"{place}: cannot be opened"):

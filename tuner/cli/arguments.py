@@ -17,6 +17,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:  # the help of the command has what is known
+            raise InputError(f"unrecognized arguments: {' '.join(unknown)} (see {found.prog} --help)")
+        return found
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; what it returns has the function to call as `run`."""
@@ -50,7 +56,7 @@ def _command(
         epilog=f"example: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, prog=command.prog)
     command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     command.add_argument("--quiet", action="store_true", help="print nothing but errors, and the JSON object")
     return command
@@ -75,6 +81,7 @@ def _add_demo(subparsers: Any) -> None:
         "tuner demo -o scan.nxs --technique mx --frames 20",
     )
     command.add_argument("-o", "--output", type=_path, metavar="FILE", required=True, help="the file to write")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
     command.add_argument("--technique", default="tomography", help="tomography, mx, saxs, xrf, jungfrau or xpcs")
     command.add_argument("--frames", type=_whole, default=64, metavar="N", help="how many (default 64)")
     command.add_argument(
@@ -129,7 +136,7 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--output", type=_path, metavar="PROFILE", required=True, help="the profile to write")
     _add_source(command)
     command.add_argument("--space", default="portable", metavar="NAME|FILE", help="what to search (default portable)")
-    command.add_argument("--reduce", metavar="R", help="first bin, sum, crop or scale frames: bin=2,sum=4")
+    command.add_argument("--reduce", metavar="R", help="first triage, sum, bin, crop or scale frames: bin=2,sum=4")
     command.add_argument("--goal", metavar="NAME|FILE", help="what is better and allowed (default balanced)")
     command.add_argument("--maximize", action="append", default=[], metavar="M", help="replaces the goal's objectives")
     command.add_argument("--require", action="append", default=[], metavar="R", help="adds METRIC >= LIMIT, or <=")

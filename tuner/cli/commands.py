@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tuner.document import MAX_BYTES
+from tuner.document import MAX_BYTES, load_yaml
 from tuner.errors import InputError, TunerError, UnsatisfiableError
 from tuner.profile import Profile, load_profile
 from tuner.stack import Stack
@@ -24,8 +24,10 @@ INTERRUPTED = 130
 
 def demo_command(options: argparse.Namespace) -> None:
     """Simulate a scan."""
+    from tuner.apply.target import check_target
     from tuner.simulate import simulate, write_nexus
 
+    check_target(Path(options.output), options.overwrite)
     shape = (options.shape[0], options.shape[1]) if options.shape else None
     simulation = simulate(options.technique, options.frames, options.seed, shape)
     write_nexus(options.output, simulation)
@@ -56,7 +58,9 @@ def read_command(options: argparse.Namespace) -> None:
 
 def search_command(options: argparse.Namespace) -> int:
     """Find a configuration and save its profile."""
-    _check_output(options.output, options.files)
+    _check_document(options.output, options.files)
+    if options.target is not None:
+        _check_folder(options.target)
     with _needed_by("searching needs"):
         from tuner.report.terminal import SearchProgress, format_reduction, print_result
         from tuner.search.find import PREDICT_BUDGET, find_profile
@@ -283,8 +287,9 @@ def soak_command(options: argparse.Namespace) -> int:
 
     way = OneOf(("block", "shed")).check(options.on_overload, "--on-overload")
     rate, seconds = parse_rate(options.rate), parse_duration(options.duration)
+    _check_folder(options.target)
     if options.output:
-        _check_output(options.output, [options.profile])
+        _check_document(options.output, [options.profile, *(options.data or ())])
     profile = _load(options)
     with _opened(options, options.data) if options.data else nullcontext([None]) as stacks:
         found = soak(profile, Path(options.target), rate, seconds, stacks[0], workers=options.workers, on_overload=way)
@@ -342,6 +347,22 @@ def _check_output(output: str, inputs: Sequence[str]) -> None:
     for name in inputs:
         if path.exists() and Path(name).exists() and path.samefile(name):
             raise InputError(f"{path}: the output must not be an input")
+
+
+def _check_document(output: str, inputs: Sequence[str]) -> None:
+    """Likewise; what is no document was named by mistake, and may be a scan."""
+    _check_output(output, inputs)
+    if (path := Path(output)).exists() and path.stat().st_size:
+        try:
+            load_yaml(path)
+        except InputError:
+            text = "exists already and is not replaced, as it is no profile or report"
+            raise InputError(f"{path}: {text}") from None
+
+
+def _check_folder(target: str) -> None:
+    if not Path(target).is_dir():
+        raise InputError(f"--target must be an existing folder, got {target!r}")
 
 
 def _axes(options: argparse.Namespace) -> list[str] | None:

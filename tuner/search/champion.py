@@ -101,7 +101,7 @@ def read_logs(
     Raises
     ------
     InputError
-        At once, where there is no such file or folder.
+        At once, where there is no such file or folder; at the end, where there are lines and none is an evaluation.
     """
     for path in map(Path, paths):
         if not path.exists():
@@ -119,14 +119,18 @@ def read_logs(
 
 
 def _evaluations(logs: Iterable[Path], notify: Callable[[str], object]) -> Iterator[Evaluation]:
-    first, count = "", 0
+    first, count, known = "", 0, 0
 
     def skipped(place: str, wrong: str) -> None:
         nonlocal first, count
         first, count = first or f"{place}: {wrong}", count + 1
 
     for path in logs:
-        yield from read_log(path, skipped=skipped)
+        for evaluation in read_log(path, skipped=skipped):
+            known += 1
+            yield evaluation
+    if count and not known:
+        raise InputError(f"{first}; none of {count} lines is an evaluation that this version knows")
     if count:
         notify(f"{first}; {count} such lines are passed over, torn or of another version")
 
