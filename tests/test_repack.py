@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -450,3 +451,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert peak_kib(400) - peak_kib(100) < 30 << 10  # of 150 MiB more
+
+
+@pytest.mark.parametrize("kind", ["h5", "npy"])
+def test_no_flipped_bit_beside_the_chunks_makes_pixels_wrong(tmp_path: Path, kind: str) -> None:
+    source, written = tmp_path / f"scan.{kind}", tmp_path / "out.h5"
+    if kind == "npy":
+        np.save(source, FRAMES)
+    else:
+        with h5py.File(source, "w") as file:
+            file.create_dataset("entry/data/data", data=FRAMES, chunks=(1, 6, 8))
+    apply(profile(), source, written)
+    content = written.read_bytes()
+    with h5py.File(written) as file:
+        dataset = file["entry/data/data"]
+        chunks = [dataset.id.get_chunk_info(number) for number in range(len(FRAMES))]
+    stored = {place for c in chunks for place in range(c.byte_offset, c.byte_offset + c.size)}
+    # The addresses of chunks are in the index, and nowhere else.
+    places = {content.find(c.byte_offset.to_bytes(8, "little")) for c in chunks}
+    assert -1 not in places
+    refused = 0
+    for place in sorted({p + shift for p in places for shift in range(-8, 12)} - stored):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        with h5py.File(io.BytesIO(damaged)) as file:
+            try:
+                assert (file["entry/data/data"][:] == FRAMES).all()
+            except OSError:
+                refused += 1
+    assert refused

@@ -38,7 +38,7 @@ from tuner.apply.scan_file import closing_once
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
-from tuner.container import CONTAINERS, Container
+from tuner.container import BLOSC2, CONTAINERS, Container
 from tuner.errors import InputError, TunerError, TunerWarning
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
@@ -358,7 +358,7 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         made.append(new)
         return new
 
-    with open_file(source.path) as original, closing_once(_new_file(temporary, like=original)) as file:
+    with open_file(source.path) as original, closing_once(_new_file(temporary, plan, like=original)) as file:
         metadata = Metadata(original, stack) if reduction else None
         copy_tree(original, file, source.datasets, make, None if metadata is None else metadata.rewrite)
         add_process(file, made[0].name, plan.profile, plan.encoder.container)
@@ -371,19 +371,22 @@ def _copy(plan: _Plan, source: Hdf5Source, temporary: Path, workers: int) -> _Wr
         return plan.finish(made[0])
 
 
-def _new_file(path: Path, like: h5py.File) -> h5py.File:
+def _new_file(path: Path, plan: _Plan, like: h5py.File | None = None) -> h5py.File:
     """A file whose root keeps the order of its members if that of another does.
 
-    In the format of HDF5 1.8, for attributes above 64 KiB.
+    In the format of HDF5 1.10, whose index of chunks has checksums: in the older one a flipped bit hides chunks, which
+    then read as zeros. In the other containers, for programs that parse HDF5 themselves, the older one; of 1.8 where
+    attributes above 64 KiB may be copied.
     """
-    ordered = bool(like.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED)
-    return h5py.File(path, "x", libver=("v108", "latest"), locking=False, track_order=ordered)
+    ordered = like is not None and like.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED
+    least = "v110" if plan.encoder.container is BLOSC2 else "earliest" if like is None else "v108"
+    return h5py.File(path, "x", libver=(least, "latest"), locking=False, track_order=bool(ordered))
 
 
 def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
     """A NeXus file with the stack."""
     stack = plan.stack
-    with closing_once(h5py.File(temporary, "x", locking=False)) as file:
+    with closing_once(_new_file(temporary, plan)) as file:
         group = data_group(file, place)
         dataset = plan.create(group, place.split("/")[-1], stack.shape)
         dataset.attrs["interpretation"] = "image" if stack.frame_ndim == 2 else "spectrum"
