@@ -54,7 +54,7 @@ def test_from_a_real_file_to_a_smaller_one_that_holds_the_same(
         return answer
 
     (stack,) = run("read", scan)["stacks"]  # type: ignore[misc]
-    run("search", scan, "-o", profile, "--budget", "16")
+    run("search", scan, "-o", profile, "--budget", "12", "--sample", "4MB")
     evidence = load_profile(profile, strict=True).evidence
     assert evidence["metrics"]["ratio"] > evidence["baselines"]["bslz4"]["ratio"]
     (applied,) = run("apply", profile, scan, out)["files"]  # type: ignore[misc]
