@@ -33,6 +33,8 @@ RECORDS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What makes a search of an example short, whatever it says itself: later options replace earlier ones.
 SHORT = ["--budget", "9", "--sample", "2MB", "--quiet"]
+#: What makes frames of an example small, where they are images; those of scan.nxs have the size that pages speak of.
+SMALL = {technique: ["--shape", "256", "256"] for technique in ("tomography", "mx", "saxs")}
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -85,6 +87,8 @@ def run(command: list[str]) -> int:
         return 0
     if command[0] == "apply" and not {"--overwrite", "--in-place"} & {*command}:
         Path(command[-1]).unlink(missing_ok=True)
+    if command[0] == "demo":
+        return main(command + SMALL.get(command[command.index("--technique") + 1], []))
     return main(command + SHORT if command[0] == "search" else command)
 
 
