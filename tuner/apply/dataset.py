@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.apply.plugin import ChunkEncoder, FallbackEncoder
+from tuner.apply.runs import runs_of
 from tuner.container import Container
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
@@ -95,8 +96,7 @@ def stamp(dataset: h5py.Dataset, profile: Profile, container: Container) -> None
 
 def stamp_kept(dataset: h5py.Dataset, kept: NDArray[np.bool_]) -> None:
     """Say on the dataset which frames its steps left as they were, as runs [first, after the last]; shape (frames,)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], kept, [False]))))
-    dataset.attrs["tuner_lossless_frames"] = edges.reshape(-1, 2)
+    dataset.attrs["tuner_lossless_frames"] = runs_of(kept)
 
 
 def stamp_past(dataset: h5py.Dataset, original: h5py.Dataset) -> None:

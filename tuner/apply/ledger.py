@@ -13,7 +13,7 @@ from tuner.apply.arrived import Undecoded
 from tuner.apply.checksum import Encoded
 from tuner.apply.cut import tiles_of
 from tuner.apply.output import Output
-from tuner.apply.runs import Runs
+from tuner.apply.runs import Runs, runs_of
 from tuner.errors import InputError
 from tuner.steps.reductions import Form
 
@@ -173,7 +173,7 @@ class Ledger:
             return
         slab = self._waiting.pop(place[0], None)
         if slab is not None and slab.lossless.any():
-            for first, after in _runs(slab.lossless):
+            for first, after in runs_of(slab.lossless):
                 self.lossless.add(slab.first + first, slab.first + after)
 
     def recent_ratio(self) -> float | None:
@@ -181,8 +181,3 @@ class Ledger:
         ratio = self._nbytes / self._stored_nbytes if self._stored_nbytes else None
         self._nbytes = self._stored_nbytes = 0
         return ratio
-
-
-def _runs(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Runs of true values, [first, after the last]."""
-    return np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])))).reshape(-1, 2)

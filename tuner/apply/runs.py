@@ -68,3 +68,12 @@ class Runs:
         self._starts[first:last] = [low for low, _ in runs]
         self._stops[first:last] = [high for _, high in runs]
         self.total += sum(high - low for low, high in runs) - old
+
+
+def runs_of(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The runs of true values, [first, after the last], shape (runs, 2).
+
+    >>> runs_of(np.array([True, True, False, True])).tolist()
+    [[0, 2], [3, 4]]
+    """
+    return np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])))).reshape(-1, 2)
