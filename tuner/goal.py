@@ -370,14 +370,9 @@ def load_goal(name_or_path: str | os.PathLike[str]) -> Goal:
     return Goal.from_dict({"name": name, **document}, place)
 
 
-def goal_of(
-    goal: Goal | None,
-    maximize: Sequence[str] = (),
-    require: Sequence[str] = (),
-    where: str | os.PathLike[str] = "--require",
-) -> Goal:
+def goal_of(goal: Goal | None, maximize: Sequence[str] = (), require: Sequence[str] = ()) -> Goal:
     """A goal with the command line's wishes: `maximize` replaces the objectives, `require` adds to the requirements."""
-    added = tuple(Constraint.parse(text, os.fspath(where)) for text in require)
+    added = tuple(Constraint.parse(text, "--require") for text in require)
     objectives = tuple(OneOf(OBJECTIVES).check(name, "--maximize") for name in maximize)
     if goal is None:
         return Goal(objectives, added, "given")

@@ -30,8 +30,8 @@ _INT64 = struct.Struct(">q")
 ROOM_NBYTES = 512
 
 
-def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
-    """python-blosc2's compression parameters of a resolved configuration."""
+def cparams(blosc2_config: Blosc2) -> dict[str, Any]:
+    """python-blosc2's compression parameters of a resolved configuration, for one thread."""
     filters = [blosc2.Filter(FILTERS[name]) for name in blosc2_config.filters]
     return {
         "codec": blosc2.Codec(CODECS[blosc2_config.codec]),
@@ -43,7 +43,7 @@ def cparams(blosc2_config: Blosc2, nthreads: int = 1) -> dict[str, Any]:
         # Two named slots keep python-blosc2 from adding its default shuffle to an empty chain.
         "filters": [*filters, *[blosc2.Filter.NOFILTER] * (2 - len(filters))],
         "filters_meta": [0, 0],
-        "nthreads": nthreads,
+        "nthreads": 1,
     }
 
 

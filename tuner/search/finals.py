@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from tuner.config import Blosc2, Config
 from tuner.errors import CodecError
-from tuner.evaluation import METRICS, Evaluation
+from tuner.evaluation import Evaluation
 from tuner.goal import Judge
 from tuner.measure.meter import Meter
 from tuner.measure.timing import Timing
@@ -58,7 +58,7 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     nearly.sort(key=worth, reverse=True)
     named = {c.metric for c in judge.goal.require if c.name == "best"}
     found = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
-    timed = [(c, bound) for c, bound in zip(judge.goal.require, bounds, strict=True) if METRICS[c.metric].timed]
+    timed = [(c, bound) for c, bound in zip(judge.goal.require, bounds, strict=True) if c.what.timed]
     roomy = (e for e in every if all(c.violation(e, bound) <= -_NEARLY for c, bound in timed))
     found += [*ranked[:1], *nearly[:1], *itertools.islice(roomy, 1)]
     for pair in itertools.zip_longest(ranked, nearly):

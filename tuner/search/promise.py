@@ -82,13 +82,13 @@ def upper_bound(units: int, confidence: float, found: int = 0) -> float:
     return high
 
 
-def units_for(risk: float, confidence: float = CONFIDENCE) -> int:
-    """How many units without a violation it takes for that risk.
+def units_for(risk: float) -> int:
+    """How many units without a violation it takes for that risk, with a confidence of 0.95.
 
     >>> units_for(0.05), units_for(0.01)
     (59, 299)
     """
-    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - risk))
 
 
 def expected_worst(values: NDArray[np.float64], frames: int) -> float:
