@@ -27,12 +27,13 @@ from tuner.measure.meter import Meter
 from tuner.noise import Noise
 from tuner.read import open_stacks
 from tuner.read.sampling import Sample, draw_sample
-from tuner.search.lossy import REPORTED, Option, rank_steps
+from tuner.search.lossy import REPORTED, Option, on_grid, rank_steps, settle_noise
 from tuner.search.parts import Parts, split
 from tuner.search.promise import Promise, expected_worst, hold, units_for, upper_bound
 from tuner.space import Space
 from tuner.stack import Kind, Stack
 from tuner.steps import Pixels, Step, prepare
+from tuner.steps.noise_aware import Octave, Sigma
 from tuner.steps.uniform import Uniform, Window
 
 SUB_NOISE = Goal.from_dict({"maximize": ["ratio"], "require": ["max_error_sigma <= 0.5", "bias_sigma <= 0.01"]})
@@ -377,6 +378,26 @@ def test_what_keeps_every_pixel_needs_no_frames(opened: Opened) -> None:
     taken, promise = opened.hold([option(Zeros()), lossless], SUB_NOISE)
     assert taken == lossless
     assert (promise.bound, promise.provisional) == (0.0, False)
+
+
+@pytest.mark.parametrize("step", [Sigma(0.97), Octave(0.97), Sigma(0.5), Octave(1.4)])
+def test_no_mean_moves_where_whole_numbers_are_multiples_of_more(step: Step) -> None:
+    """As those of a camera of 12 bits that fills 16 from above."""
+    rng, noise = np.random.default_rng(0), Noise(8.0, 1600.0, 19.2, "given")
+
+    def frames(photons: float) -> NDArray[np.uint16]:
+        return 16 * np.rint(0.5 * rng.poisson(photons, (4, 256, 256)) + rng.normal(100, 1.2, (4, 256, 256))).astype(
+            "u2"
+        )
+
+    stack = stack_of(frames(20))
+    found = settle_noise(noise, stack, draw_sample([stack]), Evaluation(Config(), {"ratio": 1.5}))
+    (steps,) = on_grid([(step,)], found.step)
+    about = Pixels(noise=found.noise)
+    for photons in np.geomspace(0.1, 1000, 24):
+        before = frames(photons)
+        moved = (prepare(steps, before, about).astype(float) - before).mean()
+        assert abs(moved) <= 0.012 * np.sqrt(found.noise.variance(np.array(1600 + 8 * photons)))  # 0.002 by chance
 
 
 @pytest.mark.usefixtures("home")

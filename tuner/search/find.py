@@ -292,8 +292,7 @@ def _settle_steps(
         text = f"{stacks[0].name}: the noise {'' if source == 'given' else 'from '}{source} may be wrong: {doubt}"
         warnings.warn(text, TunerWarning, stacklevel=3)
     pixels = [replace(about, noise=found.noise) for about in pixels]
-    if drawn.dtype.kind == "f":
-        options = informed(on_grid(options, found.step), small, pixels)
+    options = informed(on_grid(options, found.step), small, pixels)
     say(f"{len(options)} ways to prepare frames")
     meter = Meter(small, pixels=pixels, qualities=(*REPORTED, *goal.qualities), seen=parts.seen)
     allowed, refused = rank_steps(options, meter, goal, log)

@@ -23,7 +23,7 @@ from tuner.steps import Pixels, Step, check_steps, prepare
 from tuner.steps.information import informative_bits
 from tuner.steps.pointwise import Pointwise
 from tuner.steps.uniform import Mantissa
-from tuner.traits import stuck, traits
+from tuner.traits import common_step, stuck, traits
 
 #: What of quality every lossy profile reports, whatever its goal requires.
 REPORTED = ("mask_violations", "max_abs_error", "max_error_sigma", "dose_cost", "bias_sigma")
@@ -79,7 +79,10 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     runs = with_repeats(sample, stack)
     frames = np.concatenate([run.frames for run in sample.runs])
     valid = stack.valid(frames)
-    step = 1.0 if frames.dtype.kind != "f" else traits(frames, valid, stack.saturated(frames))["step"]
+    floats = frames.dtype.kind == "f"
+    grid = traits(frames, valid, stack.saturated(frames))["step"] if floats else max(common_step(frames[valid]), 1.0)
+    # Whole numbers that are multiples of more may be so by chance, and must not make the noise any larger.
+    step = grid if floats else 1.0
     value, share = stuck(frames, valid)
     if share:
         text = (
@@ -97,25 +100,23 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     unsafe = [doubt for doubt in found if not doubt.safe]
     if unsafe and given is None and not stack.photon_counting:
         raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {unsafe[0]}")
-    return NoiseFound(noise, estimates, found, step)
+    return NoiseFound(noise, estimates, found, grid)
 
 
 def on_grid(options: Sequence[tuple[Step, ...]], step: float) -> list[tuple[Step, ...]]:
-    """The same steps, on the grid of floats that are multiples of `step`, or of none where it is 0.
+    """The same steps, on the grid of values that are multiples of `step`, or of none where it is 0.
 
     A step leaves values that are not on its grid: of quarters all but one in four, if it takes them for whole numbers.
+    Where it takes multiples of 16 for whole numbers, it moves means: most values of a bin do not occur.
 
     >>> from tuner.steps.noise_aware import Sigma
     >>> [option[0].grid for option in on_grid([(Sigma(1.0),), (Sigma(1.0, grid=0.125),), (Sigma(1.0, grid=0),)], 0.25)]
-    [0.25, 0.125, 0.0]
+    [0.25, 0.25, 0.0]
     """
-
-    def settled(one: Step) -> Step:
-        grid = getattr(one, "grid", 0.0)
-        fits = not grid or (step and step / grid == round(step / grid))
-        return one if fits else replace(one, grid=step)  # type: ignore[type-var]
-
-    return [tuple(settled(one) for one in steps) for steps in options]
+    return [
+        tuple(replace(one, grid=step) if getattr(one, "grid", 0.0) else one for one in steps)  # type: ignore[type-var]
+        for steps in options
+    ]
 
 
 def informed(options: Sequence[tuple[Step, ...]], sample: Sample, pixels: Sequence[Pixels]) -> list[tuple[Step, ...]]:
