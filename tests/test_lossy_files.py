@@ -226,6 +226,10 @@ def test_applying_tells_the_ratio_of_data_frames_apart(
     assert told["ratio_of_data"] > told["ratio"]
     assert run("apply", "--overwrite", tmp_path / "p.yaml", scan, tmp_path / "out.h5") == 0
     assert f"{told['ratio_of_data']:.2f} of data frames alone: 4 flats, darks" in capsys.readouterr().out
+    # Without steps all are, and nobody should think that the others are not.
+    profile_of(replace(PLAIN, steps=())).save(tmp_path / "plain.yaml")
+    assert run("apply", "--overwrite", tmp_path / "plain.yaml", scan, tmp_path / "out.h5") == 0
+    assert "kept as they are" not in capsys.readouterr().out
     # In chunks of several kinds nobody can tell.
     profile_of(replace(PLAIN, chunks=(12, -1, -1))).save(tmp_path / "p.yaml")
     assert run("apply", "--json", tmp_path / "p.yaml", scan, tmp_path / "all.h5") == 0

@@ -146,7 +146,7 @@ def apply_command(options: argparse.Namespace) -> None:
             container=options.container,
             layout=options.layout,
         )
-    _answer(options, done, _applied(done))
+    _answer(options, done, _applied(done, profile))
 
 
 def _apply_in_place(options: argparse.Namespace) -> None:
@@ -159,26 +159,29 @@ def _apply_in_place(options: argparse.Namespace) -> None:
     with _opened(options, options.files) as stacks:
         done = replace_in_place(profile, stacks, options.discard_original, options.workers, options.container)
     skipped = [f"{path}: was written with this profile before" for path in done["skipped"]]
-    _answer(options, done, "\n".join([*skipped, *filter(None, [_applied(done)])]))
+    _answer(options, done, "\n".join([*skipped, *filter(None, [_applied(done, profile)])]))
 
 
-def _applied(done: Mapping[str, Any]) -> str:
+def _applied(done: Mapping[str, Any], profile: Profile) -> str:
     return "\n".join(
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
         f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
         f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
-        f"{_besides(file)}{_reduced(file)}"
+        f"{_besides(file, bool(profile.config.steps))}{_reduced(file)}"
         for file in done["files"]
     )
 
 
-def _besides(file: Mapping[str, Any]) -> str:
+def _besides(file: Mapping[str, Any], lossy: bool) -> str:
     """Why the ratio of a file is not that of its profile: flats and darks are no data, and steps leave them alone."""
     missing = f", without {file['missing_frames']} frames that were never written" if file["missing_frames"] else ""
     if not file["other_frames"]:
         return missing
     alone = f", {file['ratio_of_data']:.2f} of data frames alone" if file["ratio_of_data"] else ""
-    return f"{missing}{alone}: {file['other_frames']} flats, darks or invalid frames are kept as they are"
+    if not (alone or lossy):
+        return missing
+    how = "are kept as they are" if lossy else "beside them"
+    return f"{missing}{alone}: {file['other_frames']} flats, darks or invalid frames {how}"
 
 
 def verify_command(options: argparse.Namespace) -> None:
