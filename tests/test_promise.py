@@ -360,6 +360,7 @@ def test_a_search_on_a_single_frame_promises_tiles_and_catches_what_spares_its_o
     taken, promise = one.hold([option(Uniform(2))], SUB_NOISE)
     assert taken == option(Uniform(2))
     assert promise.units == 59
+    assert (promise.bound, promise.provisional) == (1, True)  # of other frames they say nothing
     meter = Meter(one.sample, pixels=one.pixels, qualities=("max_abs_error",), seen=seen)
 
     def sparing(steps: Any, frames: NDArray[Any], about: Pixels) -> NDArray[Any]:

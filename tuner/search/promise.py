@@ -42,7 +42,7 @@ class Promise:
     confidence: float
     """What the bound holds with: ``1 - 0.05 / 2**k`` for the k-th candidate after the first."""
     bound: float
-    """Upper bound of the share of frames that break a limit (Clopper and Pearson 1934); 1 without frames."""
+    """Upper bound of the share of frames that break a limit (Clopper and Pearson 1934); 1 where tiles were judged."""
     risk: float
     """The share that was asked for."""
     limits: Mapping[str, str] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def hold(
             units=len(parts.test),
             looks=looks,
             confidence=confidence,
-            bound=upper_bound(len(parts.test), confidence),
+            bound=upper_bound(len(parts.test) if parts.seen is None else 0, confidence),
             risk=risk,
             limits={str(c): _how(c, option, stacks[0].dtype, pixels[0]) for c in (*limits, *goal.analysed)},
             worst=found,
