@@ -294,6 +294,7 @@ def test_outputs_that_cannot_be_written(scan: Path, tmp_path: Path, refused: Cal
     assert "must be a file" in refused("demo", "-o", tmp_path / "device")
     assert "must be a file" in refused("search", scan, "-o", tmp_path)
     assert "input" in refused("apply", profile, scan, scan, "--overwrite")
+    assert "input" in refused("apply", profile, scan, profile, "--overwrite")
     assert "exists already" in refused("apply", profile, scan, tmp_path / "old.h5")
     # What is mistaken for an output may be the only scan of its kind.
     store(tmp_path / "other.h5", FRAMES)

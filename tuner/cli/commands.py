@@ -132,6 +132,8 @@ def apply_command(options: argparse.Namespace) -> None:
     from tuner.apply.repack import repack
 
     *sources, destination = options.files
+    if Path(destination).exists() and Path(options.profile).exists() and Path(destination).samefile(options.profile):
+        raise InputError(f"{destination}: is an input; it must be another file")
     profile = _load(options)
     with _opened(options, sources) as stacks:
         done = repack(
