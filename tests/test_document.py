@@ -145,13 +145,13 @@ def test_a_large_file_is_refused_without_reading_it(tmp_path: Path) -> None:
 def test_no_file_takes_long(junk: bytes, tmp_path: Path) -> None:
     path = tmp_path / "junk.yaml"
     path.write_bytes(junk * (MAX_BYTES // len(junk)))
-    reference = time.perf_counter()
+    reference = time.thread_time()
     yaml.load(b"- a\n" * (MAX_BYTES // 4), Loader=yaml.CSafeLoader)
-    reference = time.perf_counter() - reference
-    start = time.perf_counter()
+    reference = time.thread_time() - reference
+    start = time.thread_time()
     with pytest.raises(InputError):
         load_yaml(path)
-    assert time.perf_counter() - start < 20 * reference
+    assert time.thread_time() - start < 20 * reference
 
 
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
