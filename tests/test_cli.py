@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ import pytest
 
 from tuner.cli import main
 from tuner.profile import load_profile
+from tuner.report.terminal import SearchProgress
+from tuner.search.result import Progress
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -248,6 +251,19 @@ def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path, by: sign
     assert "Traceback" not in err
     assert "> is the result: ratio " in out
     assert load_profile(path, strict=True).evidence["search"]["stopped"] == "interrupted"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_names_with_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with SearchProgress(quiet=False) as progress:
+        progress(Progress("rebuilding [/data]/x", 0, 0.0, None, 2))
+    assert isinstance(sys.stderr, Terminal)
+    assert "[/data]/x" in sys.stderr.getvalue()
 
 
 def interrupted(process: subprocess.Popen[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
@@ -72,7 +73,7 @@ class SearchProgress:
         head = f"{progress.seconds:6.1f} s  {progress.measured:4d} measured  "
         text = head + (f"best so far: {_brief(progress.best, progress.itemsize)}" if progress.best else progress.phase)
         if self._status is not None:
-            self._status.update(f"{text}  [dim]{progress.phase}[/dim]")
+            self._status.update(f"{escape(text)}  [dim]{escape(progress.phase)}[/dim]")
             return
         late = time.monotonic() - self._last > _PATIENCE
         if progress.phase != self._phase and progress.phase != "searching":
