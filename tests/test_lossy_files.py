@@ -187,7 +187,7 @@ def test_what_was_rounded_is_known_through_a_virtual_dataset_and_its_copy(
     assert run("apply", profile, copy, tmp_path / "again.h5") == 2
     # A search that may round warns that it holds its limits against what was rounded.
     capsys.readouterr()
-    told = ("--space", "counting", "--noise", "gain=1", "--require", "max_error_sigma <= 0.5", "--budget", "8")
+    told = ("--space", "counting", "--noise", "gain=16", "--require", "max_error_sigma <= 0.5", "--budget", "8")
     assert run("search", virtual, "-o", tmp_path / "found.yaml", *told, "--unguided", "--risk", "0.9") == 0
     assert "was written lossily before" in capsys.readouterr().err
 

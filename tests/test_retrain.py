@@ -230,6 +230,11 @@ TORN: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", TORN)
 def test_what_cannot_be_read_teaches_nothing(own: Path, kind: str) -> None:
     TORN[kind](own / "night.jsonl")
+    if kind in ("NaN", "torn lines", "no JSON", "other JSON"):
+        with pytest.raises(InputError, match=r"night.jsonl: line 1: .*; none of \d+ lines is an evaluation"):
+            retrain()
+        assert verdicts() == []
+        return
     verdict = retrain()
     assert verdict.reason == "the champion stays: the logs hold nothing new that can be learned from"
     assert verdicts() == [verdict]
