@@ -34,7 +34,7 @@ from tuner.apply.pipeline import Pipeline, default_workers, depth_of
 from tuner.apply.plugin import open_encoder
 from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.provenance import add_process
-from tuner.apply.scan_file import closing_once
+from tuner.apply.scan_file import LIBVER, closing_once
 from tuner.apply.target import check_target, publish, reason, temporary_name
 from tuner.apply.tree import copy_tree
 from tuner.config import Config, chunk_grid
@@ -379,8 +379,9 @@ def _new_file(path: Path, plan: _Plan, like: h5py.File | None = None) -> h5py.Fi
     attributes above 64 KiB may be copied.
     """
     ordered = like is not None and like.id.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED
-    least = "v110" if plan.encoder.container is BLOSC2 else "earliest" if like is None else "v108"
-    return h5py.File(path, "x", libver=(least, "latest"), locking=False, track_order=bool(ordered))
+    older = ("earliest", "latest") if like is None else ("v108", "latest")
+    bounds = LIBVER if plan.encoder.container is BLOSC2 else older
+    return h5py.File(path, "x", libver=bounds, locking=False, track_order=bool(ordered))
 
 
 def _fresh(plan: _Plan, temporary: Path, place: str, workers: int) -> _Written:
