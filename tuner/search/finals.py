@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tuner.config import Blosc2, Config
 from tuner.errors import CodecError
 from tuner.evaluation import Evaluation
 from tuner.goal import Judge
+from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import Meter
 from tuner.measure.timing import Timing
 
@@ -68,14 +69,20 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     return list({id(e): e for e in found}.values())
 
 
-def timed_in_turn(meter: Meter, evaluations: Sequence[Evaluation], rounds: int, windows: int) -> list[Evaluation]:
+def timed_in_turn(
+    meter: Meter, evaluations: Sequence[Evaluation], baselines: Collection[str], rounds: int, windows: int
+) -> tuple[list[Evaluation], list[dict[str, Evaluation]]]:
     """The same evaluations timed in turn, so that a minute in which the machine is slower wrongs none more than others.
+
+    So are baselines, that limits rest on: of a faster minute they would be what nothing meets.
 
     Parameters
     ----------
     meter : Meter
     evaluations : sequence of Evaluation
         Of configurations, none a failure.
+    baselines : collection of str
+        Names.
     rounds : int
         How often each has its turn; once where a single chunk takes long.
     windows : int
@@ -85,11 +92,16 @@ def timed_in_turn(meter: Meter, evaluations: Sequence[Evaluation], rounds: int, 
     -------
     list of Evaluation
         In the same order; a failure where a plug-in fails on what it did before.
+    list of dict
+        Those baselines by name, of each turn.
     """
+    named: list[dict[str, Evaluation]] = []
     clocks: list[list[tuple[Timing, Timing]]] = [[] for _ in evaluations]
     writes: list[list[Timing]] = [[] for _ in evaluations]
     failures: dict[int, str] = {}
     for turn in range(rounds):
+        if baselines:
+            named.append(measure_baselines(meter, windows, baselines))
         for index, evaluation in enumerate(evaluations):
             if index in failures or (turn and meter.is_slow(evaluation)):
                 continue
@@ -100,12 +112,13 @@ def timed_in_turn(meter: Meter, evaluations: Sequence[Evaluation], rounds: int, 
                     writes[index].append(meter.write(evaluation.config))
             except CodecError as error:
                 failures[index] = str(error)
-    return [
+    timed = [
         Evaluation(evaluation.config, failure=failures[index])
         if index in failures
         else _with_turns(meter, evaluation, clocks[index], writes[index])
         for index, evaluation in enumerate(evaluations)
     ]
+    return timed, named
 
 
 def _with_turns(

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tuner.config import Config, one_line
 from tuner.errors import InputError, UnsatisfiableError
 from tuner.evaluation import METRICS, Evaluation, Log
@@ -147,6 +149,7 @@ class Search:
                     self._known[self._meter.resolve(evaluation.config)] = self._meter.bounded(evaluation)
         self.evaluations: list[Evaluation] = []
         self._judge = Judge(goal, {})
+        self._rests_on = sorted({c.name for c in goal.require if c.name in FILTERS and c.what.timed})
         self._bounds: tuple[float, ...] = ()
         self._front: list[Evaluation] = []
         self._best: Evaluation | None = None
@@ -316,8 +319,7 @@ class Search:
 
     def _measure_baselines(self, meter: Meter) -> dict[str, Evaluation]:
         # A limit that refers to one rests on it: what it is wrong by, every configuration would be.
-        rests = any(c.name in FILTERS and c.what.timed for c in self.goal.require)
-        windows = FINAL_WINDOWS if rests else SEARCH_WINDOWS
+        windows = FINAL_WINDOWS if self._rests_on else SEARCH_WINDOWS
         measured = measure_baselines(meter, windows)
         self.budget.measured += len(measured) if meter is self._meter else 0
         for evaluation in measured.values():
@@ -330,9 +332,12 @@ class Search:
         baselines = self._judge.reference if self._meter is self._whole else self._measure_baselines(self._whole)
         judge = Judge(self.goal, baselines)
         finals: list[Evaluation] = []
+        turns: list[dict[str, Evaluation]] = []
         left = candidates(self._judge, self.evaluations, self._prefer, 3 * FINALISTS)
         while left:
-            finals += self._measure_finalists(left[:FINALISTS])
+            measured, named = self._measure_finalists(left[:FINALISTS])
+            finals, turns = finals + measured, turns + named
+            judge = Judge(self.goal, {**baselines, **{name: _typical(turns, name) for name in self._rests_on}})
             if not self.budget.left():
                 break
             # The clock may have wronged what is better than the best final: all of that has its turn.
@@ -344,8 +349,8 @@ class Search:
     def _worth(self, evaluation: Evaluation) -> float:
         return self._judge.worth(evaluation, self._prefer)
 
-    def _measure_finalists(self, chosen: Sequence[Evaluation]) -> list[Evaluation]:
-        """Measure on the whole sample, as many as the time allows, and time them in turn."""
+    def _measure_finalists(self, chosen: Sequence[Evaluation]) -> tuple[list[Evaluation], list[dict[str, Evaluation]]]:
+        """Measure on the whole sample, as many as the time allows, and time them in turn, as what limits rest on."""
         finals: list[Evaluation] = []
         for candidate in chosen:
             assert candidate.config is not None
@@ -359,9 +364,9 @@ class Search:
                 finals.append(final)
             else:
                 self._sign(self._whole, final)
-        timed = timed_in_turn(self._whole, finals, ROUNDS, FINAL_WINDOWS // ROUNDS)
+        timed, named = timed_in_turn(self._whole, finals, self._rests_on, ROUNDS, FINAL_WINDOWS // ROUNDS)
         signed = [self._sign(self._whole, evaluation) for evaluation in timed]
-        return [evaluation for evaluation in signed if evaluation.failure is None]
+        return [evaluation for evaluation in signed if evaluation.failure is None], named
 
     def _seconds_of_final(self, candidate: Evaluation) -> float:
         """About what measuring a finalist takes: all of the sample once, and the clock."""
@@ -403,6 +408,13 @@ class Search:
     def _progress(self, phase: str) -> None:
         itemsize = self._meter.sample.dtype.itemsize
         self._notify(Progress(phase, self.budget.measured, self.budget.elapsed, self._best, itemsize))
+
+
+def _typical(turns: Sequence[Mapping[str, Evaluation]], name: str) -> Evaluation:
+    """A baseline with the median over turns of each of its metrics."""
+    every = [turn[name] for turn in turns]
+    metrics = {metric: float(np.median([e.metrics[metric] for e in every])) for metric in every[0].metrics}
+    return replace(every[0], metrics=metrics)
 
 
 def small_part(sample: Sample) -> Sample:
