@@ -411,10 +411,12 @@ class Search:
 
 
 def _typical(turns: Sequence[Mapping[str, Evaluation]], name: str) -> Evaluation:
-    """A baseline with the median over turns of each of its metrics."""
+    """A baseline with the median over turns of each of its metrics, and of either end of their spread."""
     every = [turn[name] for turn in turns]
     metrics = {metric: float(np.median([e.metrics[metric] for e in every])) for metric in every[0].metrics}
-    return replace(every[0], metrics=metrics)
+    ends = {metric: np.median([e.spread[metric] for e in every], axis=0) for metric in every[0].spread}
+    spread = {metric: (float(low), float(high)) for metric, (low, high) in ends.items()}
+    return replace(every[0], metrics=metrics, spread=spread)
 
 
 def small_part(sample: Sample) -> Sample:
