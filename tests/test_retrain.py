@@ -214,30 +214,36 @@ def torn(path: Path) -> None:
     path.write_text("".join(f"{line[:-9]}\n" for line in written(path, NEW_SETS).read_text().splitlines()))
 
 
-TORN: dict[str, Callable[[Path], object]] = {
+#: What leaves nothing to read, and what leaves lines of which none is known.
+EMPTY: dict[str, Callable[[Path], object]] = {
     "no file": lambda path: path.parent.mkdir(parents=True),
     "an empty one": lambda path: written(path, NEW_SETS).write_bytes(b""),
+    "no gzip": lambda path: written(path, NEW_SETS).rename(path.with_suffix(".jsonl.gz")),
+    "a folder of that name": lambda path: path.mkdir(parents=True),
+}
+UNKNOWN: dict[str, Callable[[Path], object]] = {
     "NaN": nan_lines,
     "torn lines": torn,
     "no JSON": lambda path: written(path, NEW_SETS).write_bytes(b"\x00\xff" * 5000 + b"\n[[[[" + b"[" * 100_000),
     "other JSON": lambda path: written(path, NEW_SETS).write_text('{"config": {}, "metrics": 5}\n[]\n5\nnull\n{}\n'),
-    "no gzip": lambda path: written(path, NEW_SETS).rename(path.with_suffix(".jsonl.gz")),
-    "a folder of that name": lambda path: path.mkdir(parents=True),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*is cut or damaged:tuner.errors.TunerWarning")
-@pytest.mark.parametrize("kind", TORN)
+@pytest.mark.parametrize("kind", EMPTY)
 def test_what_cannot_be_read_teaches_nothing(own: Path, kind: str) -> None:
-    TORN[kind](own / "night.jsonl")
-    if kind in ("NaN", "torn lines", "no JSON", "other JSON"):
-        with pytest.raises(InputError, match=r"night.jsonl: line 1: .*; none of \d+ lines is an evaluation"):
-            retrain()
-        assert verdicts() == []
-        return
+    EMPTY[kind](own / "night.jsonl")
     verdict = retrain()
     assert verdict.reason == "the champion stays: the logs hold nothing new that can be learned from"
     assert verdicts() == [verdict]
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_lines_of_which_none_is_known_are_refused_without_a_verdict(own: Path, kind: str) -> None:
+    UNKNOWN[kind](own / "night.jsonl")
+    with pytest.raises(InputError, match=r"night.jsonl: line 1: .*; none of \d+ lines is an evaluation"):
+        retrain()
+    assert verdicts() == []
 
 
 def test_what_of_a_cut_log_is_whole_is_learned_from(tmp_path: Path, own: Path) -> None:

@@ -132,8 +132,7 @@ def apply_command(options: argparse.Namespace) -> None:
     from tuner.apply.repack import repack
 
     *sources, destination = options.files
-    if Path(destination).exists() and Path(options.profile).exists() and Path(destination).samefile(options.profile):
-        raise InputError(f"{destination}: is an input; it must be another file")
+    _check_other(Path(destination), [options.profile])
     profile = _load(options)
     with _opened(options, sources) as stacks:
         done = repack(
@@ -349,9 +348,13 @@ def _check_output(output: str, inputs: Sequence[str]) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise TunerError(f"{path}: must have room for it, got {error.strerror}") from None
         raise InputError(f"{path}: its folder must be writable, got {error.strerror}") from None
+    _check_other(path, inputs)
+
+
+def _check_other(output: Path, inputs: Sequence[str]) -> None:
     for name in inputs:
-        if path.exists() and Path(name).exists() and path.samefile(name):
-            raise InputError(f"{path}: the output must not be an input")
+        if output.exists() and Path(name).exists() and output.samefile(name):
+            raise InputError(f"{output}: is an input; it must be another file")
 
 
 def _check_document(output: str, inputs: Sequence[str]) -> None:
