@@ -253,9 +253,7 @@ class Split:
             rounded = _chosen(low, high, within)
         # What would leave its class stays.
         leaving = within != _between(rounded, -math.inf, self.threshold)
-        if leaving.any():
-            np.copyto(rounded, values, where=leaving)
-        return rounded
+        return _chosen(values, rounded, leaving) if leaving.any() else rounded
 
 
 @dataclass(frozen=True, slots=True)
