@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.apply.cut import slabs
 from tuner.apply.foreign import verify_written
@@ -19,6 +20,7 @@ from tuner.apply.recover import check_unused
 from tuner.apply.repack import repack
 from tuner.apply.scan_file import sync_folder
 from tuner.apply.target import check_target, reason, temporary_name
+from tuner.apply.tree import attribute_values
 from tuner.errors import InputError, TunerError, VerificationError
 from tuner.profile import Profile
 from tuner.read.hdf5 import Hdf5Source
@@ -186,12 +188,12 @@ def _check_limits(profile: Profile, stack: Stack) -> None:
 
 def _compare_rest(old: h5py.File, new: h5py.File, stack: str) -> None:
     """Raise VerificationError where anything but the stack is not in the copy as it was."""
-    names: list[str] = []
+    names = ["/"]
     old.visit(names.append)
     for name in names:
         node, copied = old[name], new.get(name)
         what = f"{old.filename}: {node.name}"
-        if copied is None or not set(node.attrs) <= set(copied.attrs):
+        if copied is None or not all(_same_attribute(node, copied, attribute) for attribute in node.attrs):
             raise VerificationError(f"{what} is not in the copy as it was; the file stays as it was")
         if isinstance(node, h5py.Dataset) and new[name] != new[stack]:
             try:
@@ -202,17 +204,28 @@ def _compare_rest(old: h5py.File, new: h5py.File, stack: str) -> None:
                 raise VerificationError(f"{what} has other values in the copy; the file stays as it was")
 
 
+def _same_attribute(node: h5py.HLObject, copied: h5py.HLObject, name: str) -> bool:
+    """Whether a copy has an attribute as it was; what we note ourselves may be new, as are addresses."""
+    if name not in copied.attrs:
+        return False
+    theirs, ours = (h5py.h5a.open(one.id, name.encode()) for one in (node, copied))
+    empty = theirs.get_space().get_simple_extent_type() == h5py.h5s.NULL
+    if name.startswith("tuner_") or empty or theirs.get_type().detect_class(h5py.h5t.REFERENCE):
+        return True
+    return theirs.get_type() == ours.get_type() and _equal(attribute_values(theirs)[0], attribute_values(ours)[0])
+
+
 def _same_values(node: h5py.Dataset, copied: h5py.Dataset) -> bool:
     if node.shape is None or h5py.check_ref_dtype(node.dtype) is not None:
         return True  # nothing in it; or addresses, which are others in another file
-    for place in _pieces(node):
-        theirs, ours = np.asarray(node[place]), np.asarray(copied[place])
-        if node.dtype.hasobject:  # texts and arrays of varying length
-            if not all(np.array_equal(a, b) for a, b in zip(theirs.reshape(-1), ours.reshape(-1), strict=True)):
-                return False
-        elif theirs.tobytes() != ours.tobytes():
-            return False
-    return True
+    return all(_equal(np.asarray(node[place]), np.asarray(copied[place])) for place in _pieces(node))
+
+
+def _equal(theirs: NDArray[Any], ours: NDArray[Any]) -> bool:
+    """Whether values are the same, bit for bit."""
+    if theirs.dtype.hasobject:  # texts and arrays of varying length
+        return all(np.array_equal(a, b) for a, b in zip(theirs.reshape(-1), ours.reshape(-1), strict=True))
+    return theirs.tobytes() == ours.tobytes()
 
 
 def _pieces(node: h5py.Dataset) -> Iterator[Any]:

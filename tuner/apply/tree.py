@@ -158,14 +158,9 @@ class _Copy:
                 value = node.attrs[name]
                 if h5py.check_ref_dtype(np.asarray(value).dtype) is h5py.Reference or isinstance(value, h5py.Reference):
                     attribute.write(self._references(np.asarray(value, h5py.ref_dtype)))
-            elif kind.detect_class(h5py.h5t.VLEN) or kind.detect_class(h5py.h5t.STRING):
-                values = np.empty(original.shape, original.dtype)
-                original.read(values)
-                attribute.write(values)
-            else:  # byte for byte, whatever numpy thinks of the type
-                bytes_ = np.empty(original.shape, f"V{kind.get_size()}")
-                original.read(bytes_, mtype=kind)
-                attribute.write(bytes_, mtype=kind)
+            else:
+                values, memory = attribute_values(original)
+                attribute.write(values, mtype=memory)
 
     def _references(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Object references into the source as references to the copies; null where there is none."""
@@ -180,6 +175,20 @@ class _Copy:
             known = self.copies.get(_identity(scale))
             if known is not None:
                 copy.dims[axis].attach_scale(known)
+
+
+def attribute_values(attribute: Any) -> tuple[np.ndarray[Any, Any], Any]:
+    """What an attribute that holds something and no references has, and the type in memory to write it with.
+
+    Byte for byte, whatever numpy thinks of the type: areaDetector's texts have no room for the end that HDF5 gives to
+    numpy's. None for what varies in length, which is numpy's objects.
+    """
+    kind = attribute.get_type()
+    varies = kind.detect_class(h5py.h5t.VLEN) or kind.detect_class(h5py.h5t.STRING)
+    memory = None if varies and attribute.dtype.hasobject else kind
+    values = np.empty(attribute.shape, attribute.dtype if memory is None else f"V{kind.get_size()}")
+    attribute.read(values, mtype=memory)
+    return values, memory
 
 
 def _like(group: h5py.Group) -> Any:
