@@ -30,6 +30,9 @@ _TIME = re.compile(
     re.IGNORECASE,
 )
 
+#: When a frame began.
+_STAMP = re.compile(r".*time_?stamp", re.IGNORECASE)
+
 #: Of the angle that the sample turned by in each frame.
 _INCREMENT = re.compile(r".*_(increment|increment_set|range_average)", re.IGNORECASE)
 
@@ -236,19 +239,22 @@ class Metadata:
 
     def _per_frame(self, name: str, node: h5py.Dataset) -> _Change:
         each = self._chain.each
-        if not self._renumbers or not self._is_per_frame(node) or math.prod(node.shape[1:]) > _MOST_PER_FRAME:
+        if not self._renumbers or not self._is_per_frame(node):
+            return None
+        many = math.prod(node.shape[1:]) > _MOST_PER_FRAME
+        if many and not _is_nd_attribute(node):
             return None
         values = node[()]
         if each == 1:
             return values[self._starts], "of the frames that are left"
         groups = values[self._starts[:, None] + np.arange(each)]
         of = f"of {each} frames"
-        if node.dtype.kind in "iuf":
+        if node.dtype.kind in "iuf" and not many:
             if _TIME.fullmatch(name) or _INCREMENT.fullmatch(name) or nx_class(node.parent) == "NXmonitor":
                 return groups.sum(axis=1, dtype=np.float64 if node.dtype.kind == "f" else None), f"sum {of}"
             if name.endswith("_end"):
                 return groups[:, -1], f"last {of}"
-            if node.dtype.kind == "f" and f"{name}_end" not in node.parent:
+            if node.dtype.kind == "f" and f"{name}_end" not in node.parent and not _STAMP.fullmatch(name):
                 return groups.mean(axis=1, dtype=np.float64), f"mean {of}"
         return groups[:, 0], f"first {of}"
 
@@ -257,7 +263,11 @@ class Metadata:
         return len(self._view) != len(self._original)
 
     def _is_per_frame(self, node: h5py.Dataset) -> bool:
-        return node.ndim > 0 and node.shape[0] == len(self._original) and node.dtype.kind in "biufSO"
+        if not node.ndim or node.dtype.kind not in "biufSO":
+            return False
+        count = len(self._original)
+        # Older IOCs made room in their attributes for all frames that were asked for, which an aborted scan leaves.
+        return node.shape[0] == count or (_is_nd_attribute(node) and node.shape[0] > count)
 
     def _looks_old(self, node: h5py.Dataset) -> bool:
         """Whether a dataset that stays has the shape of frames as they were, or numbers them so."""
@@ -266,6 +276,11 @@ class Metadata:
         return node.dtype.kind in "biuf" and (
             pixels or (self._renumbers and node.ndim > 1 and self._is_per_frame(node))
         )
+
+
+def _is_nd_attribute(node: h5py.Dataset) -> bool:
+    """Whether areaDetector wrote it, an item for each frame: a number, or in older files 256 bytes of a text."""
+    return "NDAttrName" in node.attrs
 
 
 def _as(values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
