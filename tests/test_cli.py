@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 from tuner.cli import main
-from tuner.profile import load_profile
+from tuner.config import Config
+from tuner.goal import goal_of
+from tuner.profile import Match, Profile, load_profile
 from tuner.report.terminal import SearchProgress
 from tuner.search.result import Progress
 
@@ -57,7 +60,14 @@ def test_from_a_simulated_scan_to_a_verified_file(
         ("verify", profile, out, "--against", scan),
         ("verify", profile, scan),
     ]
-    keys = [{"path", "shape"}, {"stacks"}, {"profile", "front", "log"}, {"files"}, {"files"}, {"frames", "ratio"}]
+    keys = [
+        {"path", "shape"},
+        {"stacks"},
+        {"profile", "front", "log"},
+        {"files"},
+        {"files", "failed"},
+        {"files", "failed"},
+    ]
     for command, expected in zip(commands, keys, strict=True):
         assert run(*command, *([flag] if flag else [])) == 0
         out_text, err = capfd.readouterr()
@@ -172,6 +182,54 @@ def test_a_profile_that_does_not_hold_on_other_data(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tuner: {scan}: ")
     assert "ratio >= 2 (here 2), got 0.9" in line
+
+
+@pytest.fixture
+def night(scan: Path, tmp_path: Path) -> list[Path]:
+    """A profile that promises a ratio, and scans: it holds on the first and last, the second is cut, one is noise."""
+    goal = goal_of(None, ["ratio"], ["ratio >= 2"])
+    Profile("night", Match("uint16"), Config(), Config(), evidence={"goal": goal.to_dict()}).save(tmp_path / "p.yaml")
+    for name in ("2_cut.h5", "4_alike.h5"):
+        shutil.copy(scan, tmp_path / name)
+    os.truncate(tmp_path / "2_cut.h5", 9_000)
+    with h5py.File(tmp_path / "3_noise.h5", "w") as file:
+        file["entry/data/data"] = np.random.default_rng(0).integers(0, 1 << 16, FRAMES.shape).astype("uint16")
+    return [scan.rename(tmp_path / "1_alike.h5"), *(tmp_path / f"{n}.h5" for n in ("2_cut", "3_noise", "4_alike"))]
+
+
+def test_a_bad_file_stops_no_other(night: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames of several files were one sample once, and what one broke was lost in the mean of all."""
+    assert run("verify", tmp_path / "p.yaml", *night) == 4, "what is broken is told before what cannot be read"
+    out, err = capsys.readouterr()
+    verified = [line for line in out.splitlines() if line.startswith("verified: ")]
+    assert [line.split(": ")[1] for line in verified] == [str(night[0]), str(night[3])]
+    cut, noise = err.splitlines()
+    assert cut.startswith(f"tuner: {night[1]}: is cut or damaged: ")
+    assert noise.startswith(f"tuner: {night[2]}: the profile promises ratio >= 2")
+    assert run("verify", tmp_path / "p.yaml", night[0], night[1]) == 2
+    assert run("verify", tmp_path / "p.yaml", night[0], night[3]) == 0
+    capsys.readouterr()
+    assert run("read", *night, "--json") == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in told["stacks"]] == [str(night[i]) for i in (0, 2, 3)]
+    assert [one["path"] for one in told["failed"]] == [str(night[1])]
+
+
+def test_what_failed_is_an_object_too(night: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", tmp_path / "p.yaml", *night, "--json") == 4
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert [one["path"] for one in told["files"]] == [str(night[0]), str(night[3])]
+    assert [(one["path"], one["exit_code"]) for one in told["failed"]] == [(str(night[1]), 2), (str(night[2]), 4)]
+    assert [f"tuner: {one['error']}" for one in told["failed"]] == err.splitlines()
+    assert 0.9 < told["failed"][1]["ratio"] < 1.1, "also of what breaks its promise"
+    assert run("apply", tmp_path / "p.yaml", night[0], tmp_path / "out.h5", "--quiet") == 0
+    written = [tmp_path / "out.h5"] * 3
+    originals = [night[0], night[2], night[3]]
+    assert run("verify", tmp_path / "p.yaml", *written, "--json", "--against", *originals) == 4
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["files"]) == 2
+    assert f"frame 0 differs from that of {night[2]}" in err
 
 
 def test_the_same_seed_draws_the_same_sample(scan: Path, tmp_path: Path) -> None:

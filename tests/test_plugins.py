@@ -214,7 +214,7 @@ def test_frames_that_a_plugin_refuses_are_stored_with_the_fallback(codec: str, t
         assert file["data"].attrs["tuner_fallback_chunks"] == (2 if codec == "j2k" else 0)
     (stack,) = open_stacks([saved(tmp_path / "b.h5", frames)])
     assert verify_written(stack, tmp_path / "a.h5")["frames"] == 6
-    assert verify_original(profile, [stack], 1 << 20)["frames"] == 6
+    assert verify_original(profile, stack, 1 << 20)["frames"] == 6
 
 
 @each_plugin

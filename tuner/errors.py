@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class TunerError(Exception):
     """Something outside of the user's input failed, such as a full disk."""
@@ -25,6 +28,11 @@ class VerificationError(TunerError):
     """What was written does not decode to what was promised."""
 
     exit_code = 4
+
+    def __init__(self, message: str, found: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.found = dict(found or {})
+        """What was measured nevertheless."""
 
 
 class CodecError(TunerError):

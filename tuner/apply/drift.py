@@ -30,8 +30,8 @@ _WIDTHS, _LOOKS = 1.0, 3
 #: What counts as no change: of the value itself, and absolute, for shares and bits.
 _RELATIVE, _ABSOLUTE = 0.05, 0.01
 
-#: The ratio is too low below this part of what was measured.
-_RATIO = 0.7
+#: A ratio, or a speed, is too low below this part of what was measured.
+SHRUNK = 0.7
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +57,9 @@ class Drift:
         self.outside: dict[str, list[float]] = {}
         """What was left: trait to [value, low, high, frame]."""
         self._pixels = pixels
-        known = profile.invalid.mask is None or pixels.mask is not None
-        self._bounds = {name: _widened(*bounds) for name, bounds in profile.envelope.items() if known}
-        measured = np.atleast_1d(profile.evidence.get("metrics", {}).get("ratio", []))
-        if self._bounds and measured.size:
-            self._bounds["ratio"] = (_RATIO * float(measured[0]), math.inf)
+        self._bounds = drift_bounds(profile, pixels.mask is not None)
         self._in_a_row = dict.fromkeys(self._bounds, 0)
-        frames = profile.evidence.get("sample", {}).get("frames", 0)
-        self._frames = max(1, frames // PIECES)
+        self._frames = piece_frames(profile)
         self._seen: list[NDArray[Any]] = []
         self._looking: threading.Thread | None = None
         self._next = 0.0 if self._bounds else math.inf
@@ -113,6 +108,24 @@ class Drift:
                     "frame %d: %s is %.5g, the profile is for %.5g to %.5g", number, name, found[name], low, high
                 )
         self._next = time.monotonic() + (time.thread_time() - start) / SHARE
+
+
+def drift_bounds(profile: Profile, masked: bool) -> dict[str, tuple[float, float]]:
+    """Between what each trait, and the ratio, of frames like those of a profile lies: its envelope, widened.
+
+    Empty without an envelope, and where the profile is for data with a mask and these have none.
+    """
+    known = profile.invalid.mask is None or masked
+    bounds = {name: _widened(*bounds) for name, bounds in profile.envelope.items() if known}
+    measured = np.atleast_1d(profile.evidence.get("metrics", {}).get("ratio", []))
+    if bounds and measured.size:
+        bounds["ratio"] = (SHRUNK * float(measured[0]), math.inf)
+    return bounds
+
+
+def piece_frames(profile: Profile) -> int:
+    """How many frames the pieces had of which a profile's envelope was made."""
+    return max(1, int(profile.evidence.get("sample", {}).get("frames", 0)) // PIECES)
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.cli.arguments import make_parser
-from tuner.cli.commands import INTERRUPTED, say
+from tuner.cli.commands import INTERRUPTED, explained, say
 from tuner.errors import TunerError, TunerWarning
 
 
@@ -43,9 +43,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = make_parser().parse_args(arguments)
         return int(options.run(options) or 0)
-    except TunerError as error:
-        say(f"tuner: {error}")
-        return error.exit_code
     except KeyboardInterrupt:
         say("tuner: interrupted")
         return INTERRUPTED
@@ -56,9 +53,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MemoryError:
         say("tuner: out of memory")
         return 1
-    except OSError as error:
-        say(f"tuner: {error.filename or 'system'}: {error.strerror or error}")
-        return 1
+    except (TunerError, OSError) as error:
+        text, code = explained(error)
+        say(f"tuner: {text}")
+        return code
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

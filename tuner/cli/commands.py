@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.document import MAX_BYTES, load_yaml
-from tuner.errors import InputError, TunerError, UnsatisfiableError
+from tuner.cli.outputs import check_document, check_folder, check_other, check_output
+from tuner.errors import InputError, TunerError, UnsatisfiableError, VerificationError
 from tuner.profile import Profile, load_profile
 from tuner.stack import Stack
 
@@ -39,28 +38,27 @@ def demo_command(options: argparse.Namespace) -> None:
     )
 
 
-def read_command(options: argparse.Namespace) -> None:
+def read_command(options: argparse.Namespace) -> int:
     """Say what is in files."""
     from tuner.document import parse_size
+    from tuner.read import files_of_stacks
     from tuner.read.sampling import draw_sample
     from tuner.report.inspection import format_inspection, inspect
 
     nbytes = parse_size(options.sample, "--sample")
-    inspections = []
-    with _opened(options, options.files) as stacks:
-        for stack in stacks:
-            inspections.append(inspect(stack, draw_sample([stack], nbytes, options.seed)))
-            if not (options.json or options.quiet):
-                print(format_inspection(inspections[-1]))
-    if options.json:
-        _print_json({"stacks": inspections})
+
+    def look(stack: Stack) -> dict[str, Any]:
+        return inspect(stack, draw_sample([stack], nbytes, options.seed))
+
+    work = [(str(files[0]), files, look) for files in files_of_stacks(options.files)]
+    return _one_by_one(options, "stacks", work, format_inspection)
 
 
 def search_command(options: argparse.Namespace) -> int:
     """Find a configuration and save its profile."""
-    _check_document(options.output, options.files)
+    check_document(options.output, options.files)
     if options.target is not None:
-        _check_folder(options.target)
+        check_folder(options.target)
     with _needed_by("searching needs"):
         from tuner.report.terminal import SearchProgress, format_reduction, print_result
         from tuner.search.find import PREDICT_BUDGET, find_profile
@@ -132,7 +130,7 @@ def apply_command(options: argparse.Namespace) -> None:
     from tuner.apply.repack import repack
 
     *sources, destination = options.files
-    _check_other(Path(destination), [options.profile])
+    check_other(Path(destination), [options.profile])
     profile = _load(options)
     with _opened(options, sources) as stacks:
         done = repack(
@@ -164,11 +162,13 @@ def _apply_in_place(options: argparse.Namespace) -> None:
 
 
 def _applied(done: Mapping[str, Any], profile: Profile) -> str:
+    from tuner.report.verification import format_reduced
+
     return "\n".join(
         f"{file['destination']}: {file['dataset']}, {'x'.join(map(str, file['shape']))},"
         f" {file['nbytes'] / 1e6:,.1f} MB as {file['stored_nbytes'] / 1e6:,.1f} MB,"
         f" ratio {file['ratio'] or math.inf:.2f}, at {file['nbytes'] / 1e6 / max(file['seconds'], 1e-9):,.0f} MB/s"
-        f"{_besides(file, bool(profile.config.steps))}{_reduced(file)}"
+        f"{_besides(file, bool(profile.config.steps))}{format_reduced(file)}"
         for file in done["files"]
     )
 
@@ -185,69 +185,46 @@ def _besides(file: Mapping[str, Any], lossy: bool) -> str:
     return f"{missing}{alone}: {file['other_frames']} flats, darks or invalid frames {how}"
 
 
-def verify_command(options: argparse.Namespace) -> None:
+def verify_command(options: argparse.Namespace) -> int:
     """Check what was written, or a profile on other data."""
     profile = _load(options)
     if options.against:
-        _verify_written(options, profile)
-        return
+        return _verify_written(options, profile)
     from tuner.document import parse_size
     from tuner.measure.verify import verify_original
+    from tuner.read import files_of_stacks
+    from tuner.report.verification import format_verified
 
     nbytes = parse_size(options.sample, "--sample")
-    with _opened(options, options.files) as stacks:
-        verified = verify_original(profile, stacks, nbytes, allow_code=options.allow_code)
-    for warning in verified["warnings"]:
-        say(f"tuner: warning: {warning}")
-    requirements = "".join(
-        f"\n  {'met' if r['met'] else 'missed'}: {r['requirement']} (here {r['limit']:.4g}), got {r['got']:.4g}"
-        for r in verified["requirements"]
-    )
-    kept = "bit for bit"
-    if profile.config.steps:
-        kept = (
-            "within the limits on quality in each" if profile.limits else "rounded, with no limit on quality to hold to"
-        )
-    _answer(
-        options,
-        verified,
-        f"verified: {verified['frames']} frames, {verified['nbytes'] / 1e6:,.1f} MB, come back {kept};"
-        f" ratio {verified['ratio']:.2f}{_reduced(verified)}{requirements}",
-    )
+
+    def verify(original: Stack) -> dict[str, Any]:
+        return {"path": original.name, **verify_original(profile, original, nbytes, allow_code=options.allow_code)}
+
+    work = [(str(files[0]), files, verify) for files in files_of_stacks(options.files)]
+    return _one_by_one(options, "files", work, partial(format_verified, profile))
 
 
-def _reduced(done: Mapping[str, Any]) -> str:
-    """What a reduction adds to a ratio."""
-    times, ratio = done["reduction"], done["ratio"] or math.inf
-    return "" if times == 1 else f", of frames reduced {times:.2f} times: {times * ratio:.2f} in all"
-
-
-def _verify_written(options: argparse.Namespace, profile: Profile) -> None:
+def _verify_written(options: argparse.Namespace, profile: Profile) -> int:
     from tuner.apply.foreign import verify_written
     from tuner.apply.prepare import Preparation
+    from tuner.read import files_of_stacks
+    from tuner.report.verification import format_written
     from tuner.steps.reduced import reduced
 
-    verified = []
-    with _opened(options, options.against) as stacks:
-        if (originals := len(stacks)) != (files := len(options.files)):
-            raise InputError(f"--against must name one original for each file, got {originals} for {files}")
-        for original, written in zip(stacks, options.files, strict=True):
-            profile.match.check(original.dtype, original.frame_shape, original.name)
-            stack = reduced(original, profile.reduce)
-            preparation = Preparation.of_stack(profile, stack)
-            verified.append({"path": written, **verify_written(stack, written, preparation=preparation)})
-    made = " as the profile's steps made them" if profile.config.steps else ""
-    made += " of the originals as reduced" if profile.reduce else ""
-    reader = ", ".join(f"{name} {version}" for name, version in verified[0]["versions"].items())
-    _answer(
-        options,
-        {"files": verified},
-        "\n".join(
-            f"verified: {v['path']}: {v['dataset']}, {v['frames']} frames, {v['nbytes'] / 1e6:,.1f} MB,"
-            f" read bit for bit{made} by a process with only {reader}"
-            for v in verified
-        ),
-    )
+    originals = files_of_stacks(options.against)
+    if len(originals) != len(options.files):
+        text = f"one original for each file, got {len(originals)} for {len(options.files)}"
+        raise InputError(f"--against must name {text}")
+
+    def verify(written: str, original: Stack) -> dict[str, Any]:
+        profile.match.check(original.dtype, original.frame_shape, original.name)
+        stack = reduced(original, profile.reduce)
+        preparation = Preparation.of_stack(profile, stack)
+        return {"path": written, **verify_written(stack, written, preparation=preparation)}
+
+    pairs = zip(options.files, originals, strict=True)
+    work = [(written, files, partial(verify, written)) for written, files in pairs]
+    return _one_by_one(options, "files", work, partial(format_written, profile))
 
 
 def recover_command(options: argparse.Namespace) -> None:
@@ -270,7 +247,7 @@ def show_command(options: argparse.Namespace) -> None:
     """Draw what steps do to a frame."""
     from tuner.report.pictures import draw
 
-    _check_output(options.output, [options.file, options.profile])
+    check_output(options.output, [options.file, options.profile])
     profile = _load(options)
     with _opened(options, [options.file]) as stacks, _needed_by("pictures need"):
         drawn = draw(profile, stacks[0], options.output, options.frame)
@@ -291,9 +268,9 @@ def soak_command(options: argparse.Namespace) -> int:
 
     way = OneOf(("block", "shed")).check(options.on_overload, "--on-overload")
     rate, seconds = parse_rate(options.rate), parse_duration(options.duration)
-    _check_folder(options.target)
+    check_folder(options.target)
     if options.output:
-        _check_document(options.output, [options.profile, *(options.data or ())])
+        check_document(options.output, [options.profile, *(options.data or ())])
     profile = _load(options)
     with _opened(options, options.data) if options.data else nullcontext([None]) as stacks:
         found = soak(profile, Path(options.target), rate, seconds, stacks[0], workers=options.workers, on_overload=way)
@@ -330,47 +307,44 @@ def _opened(options: argparse.Namespace, paths: Sequence[str]) -> Iterator[list[
             stack.close()
 
 
+def _one_by_one(
+    options: argparse.Namespace,
+    key: str,
+    work: Iterable[tuple[str, Sequence[Path], Callable[[Stack], dict[str, Any]]]],
+    show: Callable[[dict[str, Any]], str],
+) -> int:
+    """What is found in each of some stacks: one that fails is told of, and the others go on; the greatest exit code."""
+    _axes(options)  # said once, if at all
+    document: dict[str, list[dict[str, Any]]] = {key: [], "failed": []}
+    for path, files, do in work:
+        try:
+            with _opened(options, [str(file) for file in files]) as (stack,):
+                found = do(stack)
+        except (TunerError, OSError) as error:
+            text, code = explained(error)
+            found = error.found if isinstance(error, VerificationError) else {}
+            document["failed"].append({"path": path, "error": text, "exit_code": code, **found})
+            say(f"tuner: {text}")
+        else:
+            document[key].append(found)
+            if not (options.json or options.quiet):
+                print(show(found), flush=True)
+        for warning in found.get("warnings", ()):
+            say(f"tuner: warning: {warning}")
+    if options.json:
+        _print_json(document)
+    return max((one["exit_code"] for one in document["failed"]), default=0)
+
+
+def explained(error: TunerError | OSError) -> tuple[str, int]:
+    """The line that is said of an error, and its exit code."""
+    if isinstance(error, TunerError):
+        return str(error), error.exit_code
+    return f"{error.filename or 'system'}: {error.strerror or error}", 1
+
+
 def _load(options: argparse.Namespace) -> Profile:
     return load_profile(options.profile, strict=options.strict)
-
-
-def _check_output(output: str, inputs: Sequence[str]) -> None:
-    """Say before searching what would fail after it."""
-    path = Path(output)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: its folder must exist, got none at {path.parent}")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: must be a file, got a {'folder' if path.is_dir() else 'device'}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            file.write(bytes(MAX_BYTES))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise TunerError(f"{path}: must have room for it, got {error.strerror}") from None
-        raise InputError(f"{path}: its folder must be writable, got {error.strerror}") from None
-    _check_other(path, inputs)
-
-
-def _check_other(output: Path, inputs: Sequence[str]) -> None:
-    for name in inputs:
-        if output.exists() and Path(name).exists() and output.samefile(name):
-            raise InputError(f"{output}: is an input; it must be another file")
-
-
-def _check_document(output: str, inputs: Sequence[str]) -> None:
-    """Likewise; what is no document was named by mistake, and may be a scan."""
-    _check_output(output, inputs)
-    if (path := Path(output)).exists() and path.stat().st_size:
-        try:
-            load_yaml(path)
-        except InputError:
-            text = "exists already and is not replaced, as it is no profile or report"
-            raise InputError(f"{path}: {text}") from None
-
-
-def _check_folder(target: str) -> None:
-    if not Path(target).is_dir():
-        raise InputError(f"--target must be an existing folder, got {target!r}")
 
 
 def _axes(options: argparse.Namespace) -> list[str] | None:

@@ -24,6 +24,9 @@ _FABIO = frozenset([
 # fmt: on
 _COMPRESSED = frozenset([".bz2", ".gz"])
 
+#: Formats of which all files are one stack.
+_SERIES = ("tiff", "fabio")
+
 #: What a file of a format has, and at which byte.
 _SIGNATURES = (
     (0, b"\x89HDF\r\n\x1a\n", "hdf5"),
@@ -61,33 +64,43 @@ def open_stacks(
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    files = _expand([Path(path) for path in paths])
-    series: dict[str, list[Path]] = {}
-    stacks: list[Stack | str] = []
-    for path in files:
-        format_ = _format(path)
-        if dataset is not None and format_ != "hdf5":
-            raise InputError(f"{path}: must be HDF5 where a dataset is named, got {format_} and {dataset!r}")
-        if format_ == "hdf5":
-            from tuner.read.hdf5 import open_hdf5
-
-            stacks.append(open_hdf5(path, dataset, axes))
-        elif format_ == "npy":
-            from tuner.read.npy import open_npy
-
-            stacks.append(open_npy(path, axes))
-        elif format_ == "mrc":
-            from tuner.read.mrc import open_mrc
-
-            stacks.append(open_mrc(path, axes))
-        else:
-            if format_ not in series:
-                stacks.append(format_)
-            series.setdefault(format_, []).append(path)
-    return [_open_series(item, series[item], axes) if isinstance(item, str) else item for item in stacks]
+    return [_open(files, dataset, axes) for files in files_of_stacks(paths)]
 
 
-def _open_series(format_: str, files: list[Path], axes: Sequence[str] | None) -> Stack:
+def files_of_stacks(paths: Sequence[str | os.PathLike[str]]) -> list[list[Path]]:
+    """The files of each stack that `open_stacks` makes of some paths: one, or those of a series.
+
+    Raises
+    ------
+    InputError
+        Where a folder or a glob holds nothing; what cannot be read is a stack of its own, and opening it says why.
+    """
+    stacks: dict[str, list[Path]] = {}
+    for number, path in enumerate(_expand([Path(path) for path in paths])):
+        try:
+            format_ = _format(path)
+        except InputError:
+            format_ = "unknown"
+        stacks.setdefault(format_ if format_ in _SERIES else str(number), []).append(path)
+    return list(stacks.values())
+
+
+def _open(files: list[Path], dataset: str | None, axes: Sequence[str] | None) -> Stack:
+    path, format_ = files[0], _format(files[0])
+    if dataset is not None and format_ != "hdf5":
+        raise InputError(f"{path}: must be HDF5 where a dataset is named, got {format_} and {dataset!r}")
+    if format_ == "hdf5":
+        from tuner.read.hdf5 import open_hdf5
+
+        return open_hdf5(path, dataset, axes)
+    if format_ == "npy":
+        from tuner.read.npy import open_npy
+
+        return open_npy(path, axes)
+    if format_ == "mrc":
+        from tuner.read.mrc import open_mrc
+
+        return open_mrc(path, axes)
     if format_ == "tiff":
         from tuner.read.tiff import open_tiff
 

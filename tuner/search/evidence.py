@@ -90,7 +90,7 @@ def profile_of(
             },
             "data": f"sha256:{sample.digest}",
             "search": {"measured": result.measured, "seconds": _short(result.seconds), "stopped": result.stopped},
-            "machine": machine(),
+            "machine": {**machine(), "reference_mb_s": _short(result.best.origin["reference_mb_s"])},
             "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
