@@ -17,7 +17,8 @@ from tuner.config import Blosc2, Config
 from tuner.errors import VerificationError
 from tuner.profile import Match, Profile
 from tuner.read import open_stacks
-from tuner.steps.reductions import Sum
+from tuner.steps.reductions import Reduction, Sum
+from tuner.steps.triage import Triage
 
 FRAMES = np.random.default_rng(0).poisson(5, (12, 32, 40)).astype("uint16")
 TEXT = b"Simulated detector"
@@ -80,7 +81,7 @@ def ioc_file(path: Path, room: int = 0, **compression: Any) -> Path:
     return path
 
 
-def profile(*reduce: Sum) -> Profile:
+def profile(*reduce: Reduction) -> Profile:
     config = Config((1, -1, -1), Blosc2("zstd", clevel=1))
     return Profile("test", Match("uint16"), config, Config((1, -1, -1)), reduce=reduce)
 
@@ -135,6 +136,18 @@ def test_a_copy_with_another_text_does_not_replace_the_original(
     assert source.read_bytes() == before
 
 
+def test_the_layout_of_an_eiger_has_no_empty_dataset_under_the_other_name(tmp_path: Path) -> None:
+    source = ioc_file(tmp_path / "ioc.h5")
+    (stack,) = open_stacks([source])
+    repack(profile(), [stack], [source], tmp_path / "scan_master.h5", layout="eiger")
+    stack.close()
+    with h5py.File(tmp_path / "scan_master.h5") as file:
+        assert (file["entry/data/data_000001"][()] == FRAMES).all()
+        assert "data" not in file["entry/data"]
+        assert "data" not in file["entry/instrument/detector"]
+        assert "NDArrayUniqueId" in file["entry/instrument/NDAttributes"]
+
+
 @pytest.mark.parametrize("room", [0, len(FRAMES), 100])
 def test_what_an_ioc_notes_of_each_frame_is_of_the_sums(tmp_path: Path, room: int) -> None:
     source = ioc_file(tmp_path / "ioc.h5", room)
@@ -151,3 +164,22 @@ def test_what_an_ioc_notes_of_each_frame_is_of_the_sums(tmp_path: Path, room: in
         assert new["entry/instrument/detector/NDAttributes/ColorMode"].shape == (3,)
         assert new["entry/instrument/performance/timestamp"].shape == (3, 5)
         assert now["RingCurrent"].attrs["NDAttrName"] == b"RingCurrent"
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_what_an_ioc_notes_of_frames_that_triage_leaves_out_goes_with_them(tmp_path: Path, room: int) -> None:
+    source = ioc_file(tmp_path / "ioc.h5", room)
+    hits = [2, 3, 7]
+    with h5py.File(source, "a") as file:
+        for number in hits:
+            file["entry/data/data"][number, 4::8, 4::8] = 500
+    (stack,) = open_stacks([source])
+    repack(profile(Triage(peaks=10, least=100.0, audit=100)), [stack], [source], tmp_path / "hits.h5")
+    stack.close()
+    with h5py.File(tmp_path / "hits.h5") as file:
+        numbers = file["entry/instrument/detector/frame_numbers"][()]
+        assert set(hits) <= set(numbers) < set(range(len(FRAMES)))
+        noted = file["entry/instrument/NDAttributes"]
+        assert (noted["NDArrayUniqueId"][()] == numbers + 1).all()
+        assert (noted["NDArrayTimeStamp"][()] == 1.1e9 + 0.25 * numbers).all()
+        assert [bytes(item).rstrip(b"\0") for item in noted["AcquisitionTime"][()]] == [TEXT] * len(numbers)

@@ -36,7 +36,7 @@ from tuner.apply.prepare import Batch, Preparation, kept_of
 from tuner.apply.provenance import add_process
 from tuner.apply.scan_file import LIBVER, closing_once
 from tuner.apply.target import check_target, publish, reason, temporary_name
-from tuner.apply.tree import copy_tree
+from tuner.apply.tree import copy_tree, remove
 from tuner.config import Config, chunk_grid
 from tuner.container import BLOSC2, CONTAINERS, Container
 from tuner.errors import InputError, TunerError, TunerWarning
@@ -247,7 +247,7 @@ class _Plan:
         for dimension in dataset.dims:
             for scale in dimension.values():
                 dimension.detach_scale(scale)
-        del group[dataset.name]
+        remove(dataset)  # it is empty, and so would read any other name that it has
         self.files.join(group)
         add_eiger_detector(file, stack.frame_shape, stack.dtype, stack.mask, len(stack))
         if len(stack) != len(self.original):

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tuner.read.links import peek
+from tuner.read.links import groups, link_at, peek
 
 Make = Callable[[h5py.Group, str, h5py.Dataset], h5py.Dataset]
 Rewrite = Callable[[h5py.Group, str, h5py.Dataset], h5py.Dataset | None]
@@ -39,6 +39,15 @@ def copy_tree(
         link leads to it; None where it stays as it is.
     """
     _Copy(source, destination, stack, make, rewrite).run()
+
+
+def remove(node: h5py.HLObject) -> None:
+    """Take an object out of its file, under all its names."""
+    identity = _identity(node)
+    for group in groups(node.file):
+        for name in list(group):
+            if isinstance(link_at(group, name), h5py.HardLink) and _identity(group[name]) == identity:
+                del group[name]
 
 
 class _Copy:
