@@ -31,6 +31,9 @@ from tuner.errors import InputError, TunerError
 
 DATASET = "/entry/data/data"
 
+#: What NDPluginCodec compresses with and loses nothing.
+CODECS = ("bslz4", "lz4", "lz4hdf5", "blosc", "zlib")
+
 #: What `codec.parameters` says that the pixels are which were compressed: a ScalarType of pvData.
 DTYPES = {1: "int8", 2: "int16", 3: "int32", 5: "uint8", 6: "uint16", 7: "uint32", 9: "float32", 10: "float64"}
 
@@ -74,13 +77,16 @@ def updates_of(channel: str, queue: int, idle: float) -> Iterator[Value]:
                 print(f"listening to {channel}", flush=True)
 
 
-def dtype_of(update: Value) -> np.dtype:
+def dtype_of(update: Value, place: str) -> np.dtype:
     """What the pixels of a frame are, also where they are compressed, and so are bytes."""
-    if not update.codec.name:
+    codec = update.codec
+    if not codec.name:
         return update.value.dtype
-    if update.codec.parameters not in DTYPES:
-        raise InputError(f"codec.parameters must be one of {list(DTYPES)}, got {update.codec.parameters}")
-    return np.dtype(DTYPES[update.codec.parameters])
+    if codec.name not in CODECS:
+        raise InputError(f"{place}: codec must be one of {', '.join(CODECS)}, got {codec.name}")
+    if codec.parameters not in DTYPES:
+        raise InputError(f"{place}: codec.parameters must be one of {list(DTYPES)}, got {codec.parameters}")
+    return np.dtype(DTYPES[codec.parameters])
 
 
 def give(writer: Writer, update: Value, dtype: np.dtype, shape: tuple[int, ...], index: int) -> None:
@@ -99,10 +105,8 @@ def give(writer: Writer, update: Value, dtype: np.dtype, shape: tuple[int, ...],
             writer.append_compressed(data, "lz4", index=index)
         case "blosc":
             writer.append(np.frombuffer(blosc2.decompress(data), dtype).reshape(shape), index=index)
-        case "zlib":
+        case _:
             writer.append(np.frombuffer(zlib.decompress(data), dtype).reshape(shape), index=index)
-        case other:
-            raise InputError(f"codec must be one without loss, got {other}")
 
 
 def record(options: argparse.Namespace) -> bool:
@@ -127,7 +131,7 @@ def record(options: argparse.Namespace) -> bool:
         for update in updates_of(options.channel, options.queue, options.idle):
             number = update.uniqueId
             place = f"{options.channel}: uniqueId {number}"
-            profile.match.check(dtype_of(update), tuple(side.size for side in reversed(update.dimension)), place)
+            profile.match.check(dtype_of(update, place), tuple(side.size for side in reversed(update.dimension)), place)
             first = number if first is None else first
             index = number - first
             if index < 0:
