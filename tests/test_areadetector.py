@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from foreign import read_elsewhere
 from numpy.typing import NDArray
 
 from tuner.apply.in_place import replace_in_place
@@ -95,6 +97,47 @@ def attributes(path: Path) -> dict[str, dict[str, Any]]:
         for name in names:
             found[name] = {key: value for key, value in file[name].attrs.items() if not key.startswith("tuner_")}
     return found
+
+
+def nbit_file(path: Path) -> Path:
+    """A file of the plugin with NumDataBits 12."""
+    ioc_file(path)
+    kind = h5py.h5t.NATIVE_UINT16.copy()
+    kind.set_precision(12)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((1, *FRAMES.shape[1:]))
+    properties.set_filter(h5py.h5z.FILTER_NBIT, h5py.h5z.FLAG_OPTIONAL, ())
+    with h5py.File(path, "a") as file:
+        detector = file["entry/instrument/detector"]
+        del detector["data"], file["entry/data/data"]
+        made = h5py.h5d.create(detector.id, b"data", kind, h5py.h5s.create_simple(FRAMES.shape), properties)
+        data = file["entry/data/data"] = h5py.Dataset(made)
+        data[...] = FRAMES
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "stored"),
+    [
+        (ioc_file, []),
+        (nbit_file, [h5py.h5z.FILTER_NBIT]),
+        (partial(ioc_file, compression="szip"), [h5py.h5z.FILTER_SZIP]),
+        (partial(ioc_file, compression="gzip", shuffle=False), [h5py.h5z.FILTER_DEFLATE]),
+        (partial(ioc_file, **hdf5plugin.Blosc(cname="zstd", clevel=3, shuffle=2)), [32001]),
+        (partial(ioc_file, **hdf5plugin.LZ4()), [32004]),
+        (partial(ioc_file, **hdf5plugin.Bitshuffle(cname="lz4")), [32008]),
+    ],
+)
+def test_whatever_an_ioc_compresses_without_loss_is_read(tmp_path: Path, make: Any, stored: list[int]) -> None:
+    source = make(tmp_path / "ioc.h5")
+    with h5py.File(source) as file:
+        filters = file["entry/data/data"].id.get_create_plist()
+        assert [filters.get_filter(place)[0] for place in range(filters.get_nfilters())] == stored
+    (stack,) = open_stacks([source])
+    assert (stack.read(0, len(stack)) == FRAMES).all()
+    repack(profile(), [stack], [source], tmp_path / "out.h5")
+    stack.close()
+    assert (read_elsewhere(tmp_path / "out.h5") == FRAMES).all()
 
 
 @pytest.mark.parametrize("in_place", [False, True])
