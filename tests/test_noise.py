@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from in_memory import stack_of
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
-from tuner.estimate import Doubt, _fit, doubts, estimate
+from tuner.estimate import Doubt, _fit, believe, doubts, estimate
 from tuner.noise import _COUNTED, Noise, _counted, entropy_bound, gaussian_entropy
 from tuner.stack import Kind
 
@@ -77,7 +78,7 @@ def test_a_scene_that_changes_does_not_raise_the_estimate_taken() -> None:
 def test_structure_does_not_raise_the_estimate_taken() -> None:
     checkered = 1000 * SLOPE * (1 + 0.5 * (np.indices(SLOPE.shape).sum(axis=0) % 2))
     frames = expose(checkered, 4)
-    taken, other = estimate(stack_of(frames), [frames])
+    taken, other, *_ = estimate(stack_of(frames), [frames])
     assert taken.source == "differences of consecutive frames"
     assert 0.9 < taken.gain < 1.1
     assert other.gain > 10
@@ -341,3 +342,45 @@ def test_variances_of_so_many_magnitudes_that_one_point_has_all_the_weight_tell_
     fitted = _fit(intensity, np.repeat([1e-40, 1.0, 1e40], 400), "test")
     assert fitted is not None
     assert (fitted.gain, fitted.offset) == (0, 0)
+
+
+def test_structure_in_the_bright_part_alone_does_not_raise_the_noise_of_the_rest() -> None:
+    """A grain on a dark background: a line through both is ten times too much for the background."""
+    light = np.full((256, 256), 10.0)
+    light[150:] += np.random.default_rng(1).gamma(0.5, 4000, (106, 256))
+    frames = expose(light, 1, 0.1, 100, 5)
+    estimates = estimate(stack_of(frames), [frames])
+    taken, found = believe(estimates, stack_of(frames), [frames], 16.0, 1.0)
+    assert estimates[0].variance(np.array(110.0)) > 3 * 26
+    assert taken.variance(np.array(110.0)) == pytest.approx(26, rel=0.1)
+    assert found
+    assert all(doubt.safe for doubt in found)
+
+
+def test_an_estimate_that_nothing_speaks_against_is_believed_whatever_comes_after_it() -> None:
+    frames = expose(1000 * SLOPE, 4)
+    first = estimate(stack_of(frames), [frames])[0]
+    wrong = Noise(10.0, 0.0, 0.0, "given")
+    assert believe([first, wrong], stack_of(frames), [frames], 16.0, 1.0)[0] is first
+    assert believe([wrong, first], stack_of(frames), [frames], 16.0, 1.0)[0] is first
+    taken, found = believe([wrong, replace(wrong, gain=20.0)], stack_of(frames), [frames], 16.0, 1.0)
+    assert taken is wrong
+    assert not all(doubt.safe for doubt in found)
+
+
+def test_spectra_with_channels_without_a_count_are_counted() -> None:
+    """What the digits of a fit leave as read noise would claim to know of channels that saw nothing."""
+    lines = np.where(np.arange(2048) > 1400, 0.0, 60 * np.exp(-np.arange(2048) / 300))
+    frames = expose(lines * np.linspace(0.2, 2, 200)[:, None], 1)
+    taken = estimate(stack_of(frames), [frames])[0]
+    assert doubts(taken, stack_of(frames), [frames], 16.0, 1.0) == ()
+    assert taken.variance(np.array(20.0)) == pytest.approx(20, rel=0.05)
+
+
+@pytest.mark.parametrize("pedestal", [0, -30, -300])
+def test_a_negative_pedestal_is_no_light(pedestal: int) -> None:
+    frames = expose(50 * SLOPE, 4, 2, pedestal, 3)
+    for noise in estimate(stack_of(frames), [frames])[:2]:
+        at = pedestal + 50 * np.array([0.2, 0.5, 1])
+        np.testing.assert_allclose(noise.variance(at), Noise(2, pedestal, 3, "").variance(at), rtol=0.1)
+        assert not any(not doubt.safe for doubt in doubts(noise, stack_of(frames), [frames], 16.0, 1.0))

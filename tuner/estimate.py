@@ -51,7 +51,8 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
 
     A declared photon counter is believed. Else the estimate with the smallest variance on these frames is: a scene that
     changes, or has structure, adds to every estimate and takes from none. Pairs of frames of one X-ray microscope gave
-    gains from 0.36 to 2.61, neighbouring pixels 0.17 to 0.20.
+    gains from 0.36 to 2.61, neighbouring pixels 0.17 to 0.20. Where structure is in the brighter part alone, a line
+    through all predicts too much of the rest: the last estimates are of where differences are least, see `believe`.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ def estimate(stack: Stack, runs: Sequence[NDArray[Any]]) -> tuple[Noise, ...]:
     values = np.concatenate([band[valid] for run in runs for band, valid in _bands(stack, run)] or [np.empty(0)])
     values = values[:: max(1, values.size // PART)]
     estimates.sort(key=lambda noise: float(noise.variance(values).mean()) if values.size else 0.0)
+    least = (_from_repeats(stack, runs, least=True), _from_neighbours(stack, runs, least=True))
+    estimates += [noise for noise in least if noise is not None]
     if stack.photon_counting:
         estimates.insert(0, Noise(1.0, 0.0, 0.0, "photon counter, as the file declares"))
     return tuple(estimates)
@@ -134,13 +137,36 @@ def doubts(
     return tuple(found)
 
 
+def believe(
+    estimates: Sequence[Noise], stack: Stack, runs: Sequence[NDArray[Any]], bits_per_pixel: float, step: float
+) -> tuple[Noise, tuple[Doubt, ...]]:
+    """The first estimate that nothing unsafe speaks against, else the first of all; and its doubts.
+
+    Parameters
+    ----------
+    estimates : sequence of Noise
+        At least one, as of `estimate`.
+    stack, runs, bits_per_pixel, step
+        As for `doubts`.
+    """
+    first: tuple[Noise, tuple[Doubt, ...]] | None = None
+    for noise in estimates:
+        found = doubts(noise, stack, runs, bits_per_pixel, step)
+        if all(doubt.safe for doubt in found):
+            return noise, found
+        first = first or (noise, found)
+    assert first is not None
+    return first
+
+
 def _left(stack: Stack, runs: Sequence[NDArray[Any]], source: str) -> float:
     """Variance of finer differences over that of those which an estimate is from; 1 for others, or with few tiles."""
     kinds: dict[str, tuple[Callable[..., _Points], Callable[..., _Points]]]
     kinds = {_OF_REPEATS: (_repeats, _changes), _OF_NEIGHBOURS: (_neighbours, partial(_neighbours, times=2))}
-    if source not in kinds:
+    pair = next((pair for kind, pair in kinds.items() if source.startswith(kind)), None)
+    if pair is None:
         return 1.0
-    coarse, fine = (_differences(stack, runs, how)[1] for how in kinds[source])
+    coarse, fine = (_differences(stack, runs, how)[1] for how in pair)
     whole = float(np.median(coarse)) if min(len(coarse), len(fine)) >= _TILES_A_POINT else 0.0
     return float(np.median(fine)) / whole if whole > 0 else 1.0
 
@@ -197,16 +223,16 @@ def _calibration(stack: Stack, kind: Kind) -> _Points | None:
     return _join([_repeats(*band) for band in _bands(stack, frames)])
 
 
-def _from_repeats(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
+def _from_repeats(stack: Stack, runs: Sequence[NDArray[Any]], least: bool = False) -> Noise | None:
     """From differences of frames that follow each other, normalised for flux."""
     points = _differences(stack, runs, _repeats)
-    return _fit(*points, _OF_REPEATS) if len(points[0]) else None
+    return (_fit_least if least else _fit)(*points, _OF_REPEATS) if len(points[0]) else None
 
 
-def _from_neighbours(stack: Stack, runs: Sequence[NDArray[Any]]) -> Noise | None:
+def _from_neighbours(stack: Stack, runs: Sequence[NDArray[Any]], least: bool = False) -> Noise | None:
     """From second differences within frames, which smooth structure leaves near zero."""
     points = _differences(stack, runs, _neighbours)
-    return _fit(*points, _OF_NEIGHBOURS) if len(points[0]) else None
+    return (_fit_least if least else _fit)(*points, _OF_NEIGHBOURS) if len(points[0]) else None
 
 
 def _bands(stack: Stack, run: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
@@ -291,14 +317,35 @@ def _tiles(intensity: NDArray[np.float64], variance: NDArray[np.float64], valid:
 def _fit(intensity: NDArray[np.float64], variance: NDArray[np.float64], source: str) -> Noise | None:
     """The line of variance over intensity, through medians of tiles of similar intensity, or None without tiles."""
     points = np.array(list(_medians(intensity, variance)))
-    if not len(points):
-        return None
+    return _line(points[:, 0], points[:, 1], source) if len(points) else None
+
+
+def _fit_least(intensity: NDArray[np.float64], variance: NDArray[np.float64], source: str) -> Noise | None:
+    """The same, through the medians that are left when those of a scene are not: it only adds, so they lie highest.
+
+    As long as the line predicts too much of one, that which lies highest above it is left out. None where the line
+    through all does not, where less than an eighth is left, or no noise.
+    """
+    points = np.array(list(_medians(intensity, variance)))
     x, y = points.T
+    while True:
+        noise = _line(x, y, f"{source}, where they are least")
+        predicted = noise.variance(x)
+        ratio = np.divide(y, predicted, out=np.ones(len(y)), where=predicted > 0)
+        if ratio.min() >= _TRUSTED[0]:
+            return noise if len(points) / 8 <= len(x) < len(points) and y.all() else None
+        highest = int(np.argmax(ratio))
+        x, y = np.delete(x, highest), np.delete(y, highest)
+
+
+def _line(x: NDArray[np.float64], y: NDArray[np.float64], source: str) -> Noise:
+    """The line through variances `y` of intensities `x`, which ascend."""
     # One intensity tells no gain; brighter pixels are then taken for no noisier, which is the safe side.
     flat = Noise(0.0, 0.0, math.sqrt(float(np.median(y))), source)
     if x[-1] - x[0] <= 0.1 * abs(x[-1]) or not y.any():
         return flat
-    sigma = np.maximum(y, y[y > 0].min())
+    least = float(y[y > 0].min())
+    sigma = np.maximum(y, least)
     with warnings.catch_warnings():
         warnings.simplefilter("error", np.exceptions.RankWarning)
         try:
@@ -310,8 +357,12 @@ def _fit(intensity: NDArray[np.float64], variance: NDArray[np.float64], source: 
             return flat
     if gain <= 0:
         return flat
-    offset = max(-float(constant / gain), 0.0)
-    return Noise(float(gain), offset, math.sqrt(max(float(constant), 0.0)), source)
+    # Below no light, as darks that were subtracted leave it, the line is level; where most is below 0, so is no light.
+    zero = -float(constant / gain)
+    offset = max(zero, 0.0 if x[len(x) // 2] >= 0 else float(x[0]))
+    dark = float(gain) * (offset - zero)
+    # What is beyond the digits of the fit would claim to know of tiles without a count.
+    return Noise(float(gain), offset, math.sqrt(dark) if dark > 1e-6 * least else 0.0, source)
 
 
 def _medians(intensity: NDArray[np.float64], variance: NDArray[np.float64]) -> Iterator[tuple[float, float]]:

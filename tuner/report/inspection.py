@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.estimate import estimate
+from tuner.estimate import Doubt, believe, estimate
 from tuner.noise import entropy_bound
 from tuner.read.sampling import Sample, with_repeats
 from tuner.report.suggestion import Suggestion, suggestion
@@ -31,8 +31,13 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
     frames = np.concatenate([run.frames for run in sample.runs])
     valid = stack.valid(frames)
     found = traits(frames, valid, stack.saturated(frames))
-    noises = estimate(stack, with_repeats(sample, stack))
+    runs = with_repeats(sample, stack)
+    noises = estimate(stack, runs)
+    doubts: tuple[Doubt, ...] = ()
     step = 1.0 if frames.dtype.kind != "f" else found["step"]
+    if noises:
+        taken, doubts = believe(noises[:1] if stack.photon_counting else noises, stack, runs, math.inf, step)
+        noises = (taken, *(noise for noise in noises if noise is not taken))
     modelled = [
         asdict(noise)
         | {
@@ -71,6 +76,7 @@ def inspect(stack: Stack, sample: Sample) -> dict[str, Any]:
         "stuck_fraction": stuck(frames, valid)[1],
         "photon_counting": stack.photon_counting,
         "noise": modelled,
+        "noise_doubts": [str(doubt) for doubt in doubts if not doubt.safe],
         "suggestion": asdict(suggested) if suggested else None,
     }
 
@@ -200,6 +206,7 @@ def _noise_rows(inspection: dict[str, Any]) -> list[tuple[str, str]]:
         ("noise", f"sigma {_sigma(believed)} at the mean of {_number(mean, 3)}: {believed['source']}"),
         ("", _model(believed) + counts),
     ]
+    rows += [("doubtful", doubt) for doubt in inspection["noise_doubts"][:1]]
     if believed["ratio_bound"] is None:
         rows.append(("lossless", "no noise to be found that would limit the ratio"))
     else:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tuner.config import Blosc2, Config
 from tuner.errors import InputError, TunerWarning
-from tuner.estimate import Doubt, doubts, estimate
+from tuner.estimate import Doubt, believe, estimate
 from tuner.evaluation import Evaluation, Log
 from tuner.goal import Constraint, Goal, Judge, broken
 from tuner.measure.meter import Meter
@@ -94,9 +94,9 @@ def settle_noise(given: Noise | None, stack: Stack, sample: Sample, lossless: Ev
     estimates = estimate(stack, runs)
     if given is None and not estimates:
         raise InputError(f"{stack.name}: --noise must be given, as the data tells none")
-    noise = (given or estimates[0]).floored(step)
     bits = frames.nbytes * 8 / lossless.metrics["ratio"] / max(1, int(np.count_nonzero(valid)))
-    found = doubts(noise, stack, runs, bits, step)
+    candidates = [noise.floored(step) for noise in ((given,) if given else estimates)]
+    noise, found = believe(candidates[:1] if stack.photon_counting else candidates, stack, runs, bits, step)
     unsafe = [doubt for doubt in found if not doubt.safe]
     if unsafe and given is None and not stack.photon_counting:
         raise InputError(f"{stack.name}: --noise must be given, as the estimate from {noise.source} fails: {unsafe[0]}")
