@@ -87,9 +87,9 @@ def commands(folder: Path, scan: object) -> list[list[object]]:
         (np.full((3, 4, 4), b"text"), "must hold a numeric dataset"),
         (np.array([["a"] * 4] * 4, h5py.string_dtype()), "must hold a numeric dataset"),
         (np.uint16(3), "must hold a numeric dataset"),
-        (np.zeros((2, 2, 2, 4, 4), "uint16"), "must have 1 to 4 axes, got 5"),
+        (np.zeros((2,) * 7, "uint16"), "must have 1 to 6 axes, got 7"),
     ],
-    ids=["no frames", "empty axis", "complex", "compound", "string", "text", "scalar", "five axes"],
+    ids=["no frames", "empty axis", "complex", "compound", "string", "text", "scalar", "seven axes"],
 )
 def test_data_that_are_no_frames(
     scan: Path, tmp_path: Path, refused: Callable[..., str], data: object, said: str

@@ -561,11 +561,11 @@ def test_no_permission(tmp_path: Path) -> None:
         (np.zeros((3, 4), [("a", "i4"), ("b", "f4")]), "got compound"),
         (np.zeros((3, 4), "S5"), "got text"),
         (np.full((3, 4), "a", object), "got text or objects"),
-        (np.zeros((2, 2, 2, 2, 2), "u2"), "must have 1 to 4 axes, got 5"),
+        (np.zeros((2,) * 7, "u2"), "must have 1 to 6 axes, got 7"),
         (np.zeros((0, 4, 5), "u2"), "must have at least one frame and no empty axis, got shape (0, 4, 5)"),
         (np.zeros((3, 0, 5), "u2"), "must have at least one frame and no empty axis, got shape (3, 0, 5)"),
-        (np.float32(3), "must have 1 to 4 axes, got none"),
-        (h5py.Empty("f4"), "must have 1 to 4 axes, got none"),
+        (np.float32(3), "must have 1 to 6 axes, got none"),
+        (h5py.Empty("f4"), "must have 1 to 6 axes, got none"),
     ],
 )
 def test_data_that_cannot_be_frames(tmp_path: Path, value: Any, says: str) -> None:
@@ -580,7 +580,7 @@ def test_data_that_cannot_be_frames(tmp_path: Path, value: Any, says: str) -> No
 def test_nothing_numeric(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["title"] = "a scan"
-    assert "must hold a numeric dataset of 1 to 4 axes, got none" in one_line(lambda: open_hdf5(tmp_path / "a.h5"))
+    assert "must hold a numeric dataset of 1 to 6 axes, got none" in one_line(lambda: open_hdf5(tmp_path / "a.h5"))
 
 
 def test_damage_anywhere_is_one_line_or_no_matter(tmp_path: Path) -> None:

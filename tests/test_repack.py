@@ -412,7 +412,7 @@ verify_written(open_stacks(sys.argv[1:2])[0], sys.argv[2], "data")
 """
 
 
-@pytest.mark.parametrize("lead", [(4, 3), (3,), (2, 5), (1,), (12,)])
+@pytest.mark.parametrize("lead", [(4, 3), (3,), (2, 5), (1,), (12,), (2, 1, 2, 3)])
 @pytest.mark.parametrize("typesize", [4, 8, 24])
 def test_a_type_size_gives_way_to_chunks_of_fewer_frames_than_the_profile_says(
     tmp_path: Path, lead: tuple[int, ...], typesize: int

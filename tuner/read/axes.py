@@ -24,13 +24,13 @@ SPECTRUM_AXES = frozenset([
 # fmt: on
 
 #: The most axes a stack may have.
-MAX_NDIM = 4
+MAX_NDIM = 6
 
 
 def check_array(shape: Sequence[int] | None, dtype: np.dtype[Any], place: str) -> np.dtype[Any]:
     """Return the native form of `dtype`, if an array of that shape and dtype can be a stack.
 
-    Booleans, integers, and floats of 16, 32 and 64 bits, of 1 to 4 axes, none of them empty.
+    Booleans, integers, and floats of 16, 32 and 64 bits, of 1 to 6 axes, none of them empty.
 
     Raises
     ------
@@ -79,13 +79,15 @@ def frame_ndim(shape: Sequence[int], axes: Sequence[str] = (), interpretation: s
     """How many of the last axes form a frame: 1 for a spectrum, 2 for an image.
 
     Names and NeXus's @interpretation decide; where there are none, the shape does: one axis is a spectrum, two are one
-    image, more are images, unless there are four and the last is much longer than a short one before it, as in a
-    fluorescence map (y, x, detector element, energy channel).
+    image, more are images, unless there are four or more and the last is much longer than a short one before it, as in
+    a fluorescence map (y, x, detector element, energy channel).
 
     Examples
     --------
     >>> frame_ndim((181, 2, 640)), frame_ndim((11, 11, 4, 2000)), frame_ndim((2048,))
     (2, 1, 1)
+    >>> frame_ndim((4, 8, 1, 256, 256))  # 4D-STEM, with an axis for the counters of a Medipix
+    2
     >>> frame_ndim((50, 1000), ["frame", "q"]), frame_ndim((50, 1000), interpretation="spectrum")
     (1, 1)
     """
@@ -99,6 +101,6 @@ def frame_ndim(shape: Sequence[int], axes: Sequence[str] = (), interpretation: s
         return 1
     if names and names[-1] in IMAGE_AXES:
         return 1 if ndim == 2 and names[0] not in IMAGE_AXES else 2
-    if ndim == MAX_NDIM and shape[-2] < 16 and shape[-1] >= 8 * shape[-2]:
+    if ndim >= 4 and shape[-2] < 16 and shape[-1] >= 8 * shape[-2]:
         return 1
     return 2

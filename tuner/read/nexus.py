@@ -163,7 +163,7 @@ def _largest(file: h5py.File) -> str:
     found |= {path: size // _ASIDE_WEIGHT for path, size in aside.items() if not found or file[path].ndim > 2}
     if not found:
         got = f"only {', '.join(refused[:_LISTED])}, which are not" if refused else "none"
-        raise InputError(f"{file.filename}: must hold a numeric dataset of 1 to 4 axes, got {got}")
+        raise InputError(f"{file.filename}: must hold a numeric dataset of 1 to 6 axes, got {got}")
     return max(found, key=lambda path: found[path])
 
 
