@@ -293,6 +293,28 @@ def test_frame_axes(
     assert (read_all(stack) == ramp(*shape)).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "navigate", "names", "frame_shape", "axes"),
+    [
+        ((17, 60), [True, False], ["place", "Energy loss"], (60,), ("place", "Energy loss")),
+        ((4, 5, 60), [True, True, False], ["y", "x", ""], (60,), ()),
+        ((4, 5, 6, 7), [True, True, False, False], ["scan y", "scan x", "ky", "kx"], (6, 7), None),
+        ((8, 9), [False, False], ["height", "width"], (8, 9), None),
+    ],
+)
+def test_axes_of_hyperspy_tell_a_line_of_spectra_from_an_image(
+    tmp_path: Path, shape: Any, navigate: list[bool], names: list[str], frame_shape: Any, axes: Any
+) -> None:
+    with h5py.File(tmp_path / "a.hspy", "w") as file:
+        signal = file.create_group("Experiments/a signal")
+        signal["data"] = ramp(*shape)
+        for number, (moves, name) in enumerate(zip(navigate, names, strict=True)):
+            signal.create_group(f"axis-{number}").attrs.update({"navigate": moves, "name": name})
+    (stack,) = open_stacks([tmp_path])
+    assert (stack.frame_shape, stack.axes) == (frame_shape, tuple(names) if axes is None else axes)
+    assert (read_all(stack) == ramp(*shape)).all()
+
+
 def test_axes_override(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["data"] = ramp(3, 4, 5)

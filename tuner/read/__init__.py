@@ -13,7 +13,7 @@ from tuner.read.series import head_of
 from tuner.stack import Stack
 
 # fmt: off
-_HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexus", ".cxi", ".emd"])
+_HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexus", ".cxi", ".emd", ".hspy"])
 _TIFF = frozenset([".tif", ".tiff", ".btf"])
 _MRC = frozenset([".mrc", ".mrcs"])
 #: Formats that fabio reads, by their usual endings; what is named one by one may end differently.

@@ -193,7 +193,20 @@ def axis_names(file: h5py.File, path: str, ndim: int) -> tuple[tuple[str, ...], 
     ):
         if len(names) == ndim and all(names):
             return names, interpretation
-    return (), interpretation
+    return _hyperspy_axes(group, ndim) or ((), interpretation)
+
+
+def _hyperspy_axes(group: h5py.Group, ndim: int) -> tuple[tuple[str, ...], str | None] | None:
+    """The same of a signal of HyperSpy, whose axes are groups of their own: those not navigated are of a frame.
+
+    https://hyperspy.org/rosettasciio/file_specification/hspy.html
+    """
+    axes = [peek(group, f"axis-{number}") for number in range(ndim)]
+    if not axes or not all(isinstance(axis, h5py.Group) and "navigate" in axis.attrs for axis in axes):
+        return None
+    names = tuple(as_text(axis.attrs.get("name")) or "" for axis in axes)
+    signal = sum(not axis.attrs["navigate"] for axis in axes)
+    return names if all(names) else (), {1: "spectrum", 2: "image"}.get(signal)
 
 
 def beside(file: h5py.File, path: str, flats: bool) -> str | None:
