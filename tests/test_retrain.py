@@ -413,6 +413,14 @@ def test_an_error_is_one_line(arguments: list[str], line: str, capsys: pytest.Ca
     assert verdicts() == []
 
 
+def test_a_folder_that_is_named_and_holds_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not the one that searches write to."""
+    (tmp_path / "evaluatoins").mkdir()
+    line = f"tuner: {tmp_path}/evaluatoins: must hold logs of searches, got none\n"
+    assert run(capsys, str(tmp_path / "evaluatoins")) == (2, "", line)
+    assert verdicts() == []
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_logs_of_which_no_line_is_known_are_an_error(
     given: bool, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -63,8 +63,9 @@ def verify_original(
     -------
     dict
         `frames`, `nbytes`, `ratio` over all frames as reduced that were written, `reduction`, how many times smaller
-        that made them, `metrics` on the sample, `worth`, the logarithm of what they are worth to the goal, with speeds
-        relative to a reference kernel: profiles of one goal compare by it; `requirements` with what was found;
+        that made them, `metrics` on the sample, `reference_mb_s`, the speed of a reference kernel beside them, `worth`,
+        the logarithm of what they are worth to the goal, with speeds relative to that kernel: profiles of one goal
+        compare by it; `requirements` with what was found;
         `outside`, what is unlike the data that the profile was measured on, as [value, low, high], None for no bound:
         traits and ratio beyond what a writer warns of, and speeds on such a processor, relative likewise; and
         `warnings`: timed requirements that this machine missed just now, and why the profile's noise may be too large
@@ -137,7 +138,7 @@ def _hold(profile: Profile, stack: Stack, sample_nbytes: int) -> tuple[dict[str,
     """Measure the profile's requirements on a sample: what is timed is told, what is exact and not met, in words."""
     document = profile.evidence.get("goal")
     if not document:
-        return {"metrics": {}, "worth": None, "requirements": [], "outside": {}, "warnings": []}, ""
+        return {"metrics": {}, "reference_mb_s": None, "worth": None, "requirements": [], "outside": {}, "warnings": []}, ""
     goal = Goal.from_dict(document, "evidence.goal")
     sample = draw_sample([stack], sample_nbytes)
     pixels = [Preparation.of_stack(profile, stack).pixels]
@@ -175,6 +176,7 @@ def _hold(profile: Profile, stack: Stack, sample_nbytes: int) -> tuple[dict[str,
             missed = missed or f"the profile promises {text}"
     return {
         "metrics": dict(evaluation.metrics),
+        "reference_mb_s": evaluation.origin["reference_mb_s"],
         "worth": _worth(judge, evaluation),
         "requirements": requirements,
         "outside": _outside(profile, stack, sample, evaluation),

@@ -7,12 +7,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner.errors import InputError
-from tuner.evaluation import Evaluation, check_room, home
+from tuner.evaluation import Evaluation, check_room, home, log_files
 from tuner.search.champion import fitted, keep_log, named_log, read_logs, shipped_log
 from tuner.search.score import GOALS, Case, Score, cases_of, score
 from tuner.search.sift import MOST_ROWS, Sifted, sift
@@ -51,13 +52,15 @@ def retrain(paths: Sequence[str] = (), notify: Notify = lambda _: None, jobs: in
     Raises
     ------
     InputError
-        Where there is no such file or folder.
+        Where there is no such file or folder, or no log in it.
     TunerError
         Where the verdict cannot be kept; at once, if that can be known.
     """
     before = champion_log()
     own = home() / "evaluations"
     given = read_logs(paths or ([str(own)] if own.is_dir() else []), notify)
+    if (empty := next((path for path in paths if not log_files(Path(path))), None)) is not None:
+        raise InputError(f"{empty}: must hold logs of searches, got none")
     check_room(folder())
     shipped = shipped_log()
     known = _known(before, shipped, notify)
@@ -173,7 +176,8 @@ def _judge(
         goal for goal, of in verdict.regret.items() if of["challenger"]["worst"] > of["champion"]["worst"] + _WORSE
     ]
     if low <= 0:
-        return replace(verdict, reason=f"the champion stays: {gained}, no more than the noise")
+        why = "no more than the noise" if high >= 0 else "so it is worse"
+        return replace(verdict, reason=f"the champion stays: {gained}, {why}")
     if len(safe) and _interval(safe)[2] < 0:
         return replace(verdict, reason=f"the champion stays: {gained}, but more on the data sets that it knows")
     if worse:
