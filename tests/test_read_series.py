@@ -269,7 +269,7 @@ def test_npy_that_is_refused(tmp_path: Path) -> None:
     assert_refused(lambda: open_npy(saved("o.npy", np.array([{}, 1], object))), "o.npy", "objects")
     assert_refused(lambda: open_npy(saved("c.npy", np.zeros((3, 3), complex))), "c.npy", "complex")
     assert_refused(lambda: open_npy(saved("v.npy", np.zeros(3, "i4,f4"))), "v.npy", "compound")
-    assert_refused(lambda: open_npy(saved("5.npy", np.zeros((1,) * 5))), "5.npy", "axes")
+    assert_refused(lambda: open_npy(saved("7.npy", np.zeros((1,) * 7))), "7.npy", "axes")
     assert_refused(lambda: open_npy(saved("0.npy", np.zeros((0, 4, 4)))), "0.npy", "empty")
     assert_refused(lambda: open_npy(saved("s.npy", np.float64(1))), "s.npy", "axes")
     assert_refused(lambda: open_npy(tmp_path / "none.npy"), "none.npy: no such file")
@@ -327,6 +327,47 @@ def test_mrc_that_is_refused(tmp_path: Path) -> None:
     path.write_bytes(mrc_bytes(np.zeros((0, 5, 7), "i2"), 1))
     assert_refused(lambda: open_mrc(path), "a.mrc: is damaged", "0 x 5 x 7")
     assert_refused(lambda: open_mrc(tmp_path / "none.mrc"), "none.mrc: no such file")
+
+
+def mib_bytes(frames: np.ndarray[Any, Any], pixels: str, header: int = 384) -> bytes:
+    """A file of Merlin by its manual: before each frame a text of fixed length."""
+    rows, columns = frames.shape[1:]
+    heads = (
+        f"MQ1,{n + 1:06d},{header:05d},01,{columns:04d},{rows:04d},{pixels},   1x1,01," for n in range(len(frames))
+    )
+    return b"".join(
+        head.encode().ljust(header, b"0") + frame.tobytes() for head, frame in zip(heads, frames, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", ["scan.mib", "scan.dat"])
+@pytest.mark.parametrize("header", [384, 768])
+@pytest.mark.parametrize(("pixels", "dtype"), [("U08", "u1"), ("U16", ">u2"), ("U32", ">u4")])
+def test_mib(tmp_path: Path, name: str, header: int, pixels: str, dtype: str) -> None:
+    frames = counts(3, 5, 7).astype(dtype)
+    (tmp_path / name).write_bytes(mib_bytes(frames, pixels, header))
+    (stack,) = open_stacks([tmp_path / name])
+    assert_holds(stack, frames)
+
+
+def test_mib_that_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mib"
+    content = mib_bytes(counts(3, 5, 7, dtype="u1"), "U08")
+    for length in (0, 2, 30):
+        path.write_bytes(content[:length])
+        assert_refused(lambda: open_stacks([path]), "a.mib: must be of the format MIB")
+    for length in (100, 384, 418, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert_refused(lambda: open_stacks([path]), "a.mib: is cut")
+    path.write_bytes(content[:-419] + b"x" * 419)
+    assert_refused(lambda: open_stacks([path]), "a.mib: is damaged")
+    path.write_bytes(content.replace(b"U08", b"R64"))
+    assert_refused(lambda: open_stacks([path]), "a.mib: pixels must be of U08, U16, U32, got 'R64'")
+
+
+def test_a_format_that_nobody_knows_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.fits").write_bytes(b"SIMPLE  =                    T".ljust(2880))
+    assert_refused(lambda: open_stacks([tmp_path / "a.fits"]), "a.fits: must be HDF5, NumPy,", "got an unknown format")
 
 
 def test_a_large_npy_is_never_in_memory(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tuner.stack import Stack
 _HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexus", ".cxi", ".emd", ".hspy"])
 _TIFF = frozenset([".tif", ".tiff", ".btf"])
 _MRC = frozenset([".mrc", ".mrcs"])
+_MIB = frozenset([".mib"])
 #: Formats that fabio reads, by their usual endings; what is named one by one may end differently.
 _FABIO = frozenset([
     ".cbf", ".edf", ".img", ".mccd", ".marccd", ".mar2300", ".mar3450", ".osc", ".stl", ".raxis", ".sfrm", ".gfrm",
@@ -35,6 +36,7 @@ _SIGNATURES = (
     (0, b"MM\x00*", "tiff"),
     (0, b"II+\x00", "tiff"),
     (0, b"MM\x00+", "tiff"),
+    (0, b"MQ1,", "mib"),
     (208, b"MAP ", "mrc"),
 )
 _HEAD_NBYTES = 212
@@ -45,9 +47,9 @@ def open_stacks(
 ) -> list[Stack]:
     """Open files, folders and globs as stacks.
 
-    Each HDF5, ``.npy`` and MRC file is a stack of its own. All TIFF files are one, as are all files of another format,
-    in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in natural
-    order (``2`` before ``10``). The data files of a Dectris master are left to the master.
+    Each HDF5, ``.npy``, MRC and MIB file is a stack of its own. All TIFF files are one, as are all files of another
+    format, in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in
+    natural order (``2`` before ``10``). The data files of a Dectris master are left to the master.
 
     Parameters
     ----------
@@ -101,6 +103,10 @@ def _open(files: list[Path], dataset: str | None, axes: Sequence[str] | None) ->
         from tuner.read.mrc import open_mrc
 
         return open_mrc(path, axes)
+    if format_ == "mib":
+        from tuner.read.mib import open_mib
+
+        return open_mib(path, axes)
     if format_ == "tiff":
         from tuner.read.tiff import open_tiff
 
@@ -136,7 +142,7 @@ def _folder(folder: Path) -> list[Path]:
         inside = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except PermissionError:
         raise InputError(f"{folder}: no permission to read it") from None
-    known = _HDF5 | _TIFF | _MRC | _FABIO | {".npy"}
+    known = _HDF5 | _TIFF | _MRC | _MIB | _FABIO | {".npy"}
     files = [path for path in inside if _suffix(path) in known]
     if not files:
         raise InputError(f"{folder}: must hold files of a format that can be read, got none of {len(inside)}")
@@ -184,6 +190,8 @@ def _format(path: Path) -> str:
             return format_
     if suffix in _MRC:
         return "mrc"
+    if suffix in _MIB:
+        return "mib"
     if suffix == ".npy":
         return "npy"
     if suffix in _TIFF:

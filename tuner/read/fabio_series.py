@@ -78,7 +78,13 @@ class _Frames:
         import fabio
 
         _check_cbf(path)
-        self._image = fabio.open(str(path))
+        try:
+            self._image = fabio.open(str(path))
+        except OSError as error:
+            if "could not identify" not in str(error):
+                raise
+            known = "must be HDF5, NumPy, MRC, MIB, TIFF or of a format that fabio reads"
+            raise InputError(f"{path}: {known}, got an unknown format: h5py puts other frames into HDF5") from None
         self.header: Mapping[str, str] = {str(key): str(value) for key, value in self._image.header.items()}
         self.format = type(self._image).__name__.removesuffix("Image").upper()
 
