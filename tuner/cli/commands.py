@@ -201,7 +201,8 @@ def verify_command(options: argparse.Namespace) -> int:
         return {"path": original.name, **verify_original(profile, original, nbytes, allow_code=options.allow_code)}
 
     work = [(str(files[0]), files, verify) for files in files_of_stacks(options.files)]
-    return _one_by_one(options, "files", work, partial(format_verified, profile))
+    with _needed_by("analyses need"):
+        return _one_by_one(options, "files", work, partial(format_verified, profile))
 
 
 def _verify_written(options: argparse.Namespace, profile: Profile) -> int:

@@ -22,7 +22,6 @@ from tuner.errors import CodecError, InputError, VerificationError
 from tuner.estimate import doubts
 from tuner.evaluation import METRICS, Evaluation
 from tuner.goal import Goal, Judge
-from tuner.measure.analyses import analyse, check_allowed, scans_of
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter, same_bytes
 from tuner.measure.target import Target
@@ -81,8 +80,11 @@ def verify_original(
     """
     profile.match.check(original.dtype, original.frame_shape, original.name)
     stack = reduced(original, profile.reduce)
-    if profile.config.steps and profile.evidence.get("goal"):
-        check_allowed(Goal.from_dict(profile.evidence["goal"], "evidence.goal"), allow_code)
+    document = profile.evidence.get("goal")
+    if profile.config.steps and document and (goal := Goal.from_dict(document, "evidence.goal")).analyses:
+        from tuner.measure.analyses import check_allowed  # they need scipy
+
+        check_allowed(goal, allow_code)
     pixels = stored = frames = 0
     breaches: list[str] = []
     resolved = profile.config.resolve(stack.frame_shape, stack.dtype)
@@ -138,7 +140,8 @@ def _hold(profile: Profile, stack: Stack, sample_nbytes: int) -> tuple[dict[str,
     """Measure the profile's requirements on a sample: what is timed is told, what is exact and not met, in words."""
     document = profile.evidence.get("goal")
     if not document:
-        return {"metrics": {}, "reference_mb_s": None, "worth": None, "requirements": [], "outside": {}, "warnings": []}, ""
+        nothing: dict[str, Any] = {"requirements": [], "outside": {}, "warnings": []}
+        return {"metrics": {}, "reference_mb_s": None, "worth": None, **nothing}, ""
     goal = Goal.from_dict(document, "evidence.goal")
     sample = draw_sample([stack], sample_nbytes)
     pixels = [Preparation.of_stack(profile, stack).pixels]
@@ -151,6 +154,8 @@ def _hold(profile: Profile, stack: Stack, sample_nbytes: int) -> tuple[dict[str,
     if not profile.config.steps:  # no analysis can tell
         goal = goal.without_analyses
     elif goal.analyses:
+        from tuner.measure.analyses import analyse, scans_of
+
         found = analyse(goal, scans_of([stack], pixels, profile.config.steps))
         metrics, spread = {**evaluation.metrics, **found.metrics}, {**evaluation.spread, **found.spread}
         evaluation = replace(evaluation, metrics=metrics, spread=spread)
