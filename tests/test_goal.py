@@ -322,6 +322,22 @@ def test_the_nearest_says_what_it_misses_by_how_much() -> None:
     nearest = Judge(goal, {"bslz4": near}).nearest([far])
     assert nearest is not None
     assert nearest[1] == "ratio 2 must be >= 5.85 (1.5 * bslz4), encode_mb_s 500 must be <= 100"
+    nearest = Judge(Goal(("ratio",), (Constraint.parse("encode_mb_s >= 2 * bslz4"),)), {"bslz4": near}).nearest([near])
+    assert nearest is not None
+    assert nearest[1] == "encode_mb_s 105 (low end 99) must be >= 198 (2 * bslz4, low end)"
+
+
+@pytest.mark.parametrize("op", [">=", "<="])
+@given(st.lists(st.floats(1, 1e4), min_size=3, max_size=3), st.floats(0.01, 1))
+def test_what_slows_all_that_is_timed_decides_no_limit_that_is_a_baseline_s(
+    op: str, rates: list[float], slower: float
+) -> None:
+    low, usual, high = sorted(rates)
+    requirement = Constraint.parse(f"encode_mb_s {op} bslz4")
+    itself = Evaluation(None, {"ratio": 2.0, "encode_mb_s": usual}, {"encode_mb_s": (low, high)})
+    disturbed = Evaluation(None, {"ratio": 2.0, "encode_mb_s": usual}, {"encode_mb_s": (low * slower, high / slower)})
+    for evaluation in (itself, disturbed):
+        assert Judge(Goal(("ratio",), (requirement,)), {"bslz4": evaluation}).feasible([evaluation]) == [evaluation]
 
 
 @pytest.mark.parametrize(

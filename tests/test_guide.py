@@ -144,6 +144,22 @@ def test_what_is_nearest_to_the_limit_is_tried_where_nothing_is_expected_to_meet
     assert set(picks) <= set(slowest_first[-len(slowest_first) // 4 :])
 
 
+def test_what_is_sure_is_the_best_of_what_meets_a_limit_with_room(
+    surrogate: Surrogate, measured: dict[Config, Evaluation]
+) -> None:
+    judge = Judge(SMALL, {})
+    guide = guide_of(surrogate, measured)
+    seen = walk(guide, measured, SMALL, 4)
+    sure = guide.surest(judge, seen, math.log(1.2), None)
+    assert sure is not None
+    assert measured[sure].metrics["encode_mb_s"] > 1.1 * 500
+    with_room = [e.metrics["ratio"] for e in measured.values() if e.metrics["encode_mb_s"] > 1.4 * 500]
+    assert measured[sure].metrics["ratio"] > 0.8 * max(with_room)
+    for evaluation in measured.values():
+        guide.learn(evaluation)
+    assert guide.surest(judge, seen, 0.0, None) is None
+
+
 def test_it_says_when_nothing_better_is_likely(surrogate: Surrogate, measured: dict[Config, Evaluation]) -> None:
     judge = Judge(SMALL, {})
     guide = guide_of(surrogate, measured)

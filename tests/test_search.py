@@ -25,6 +25,7 @@ from tuner.evaluation import Evaluation, Log, read_log
 from tuner.goal import BASELINES, Goal, Judge, goal_of
 from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
+from tuner.measure.timing import Timing
 from tuner.read.sampling import Run, Sample
 from tuner.search import run
 from tuner.search.budget import Budget
@@ -260,6 +261,32 @@ def test_one_finalist_meets_timed_limits_with_room_to_spare() -> None:
     judge = Judge(goal_of(None, ["ratio"], ["encode_mb_s >= 1000"]), {})
     best, second, *_ = candidates(judge, every, None, 18)
     assert (best.metrics["ratio"], second.metrics["ratio"]) == (9, 2)
+
+
+@pytest.mark.parametrize("budget", [Budget(configurations=12), Budget(seconds=1e-6)], ids=["number", "time"])
+def test_where_all_just_meet_a_limit_something_that_surely_does_is_measured_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Budget
+) -> None:
+    """As the finals may be in a slower minute."""
+    near = [config for _, config in SMALL.bind((64, 64), np.dtype("uint16"), 8).grid() if config.blosc2.codec == "zstd"]
+
+    class Steep(Meter):
+        def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
+            assert evaluation.config is not None
+            beyond = 1.5 if evaluation.config.blosc2.codec == "lz4" else 1.005
+            slower = 1 if windows == SEARCH_WINDOWS else 0.97
+            return Timing((beyond * slower,) * 3), Timing((3000.0,) * 3)
+
+        def exact(self, *arguments: Any) -> Evaluation:
+            return self.timed(super().exact(*arguments))
+
+    monkeypatch.setattr(run, "Meter", Steep)
+    goal = goal_of(None, ["ratio"], ["encode_mb_s >= 1"])
+    traits = next(iter(world.evaluations("new", 0.9, 1.2))).traits
+    watched = Watched(tmp_path, budget, goal, traits=traits, warm=near)
+    result = watched.search.run(Surrogate.fit(world.log(12)))
+    assert [config.blosc2.codec for config in watched.searched[-2:]] == ["zstd", "lz4"]
+    assert result.best.config == watched.searched[-1]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ class Constraint:
     def bound(self, reference: Mapping[str, Evaluation], best: Mapping[str, float]) -> float:
         """The limit as a number: NaN where what it refers to was not measured.
 
+        Of a timed baseline the same end of the spread as of what is compared with it: a minute in which the machine is
+        disturbed lowers both.
+
         Parameters
         ----------
         reference : mapping
@@ -110,9 +113,11 @@ class Constraint:
             return self.limit
         if self.name == "best":
             return self.limit * best.get(self.metric, math.nan)
-        return (
-            self.limit * reference[self.name].metrics.get(self.metric, math.nan) if self.name in reference else math.nan
-        )
+        return self.limit * self._end_of(reference[self.name]) if self.name in reference else math.nan
+
+    def _end_of(self, evaluation: Evaluation) -> float:
+        """What counts of a metric: the low end of its spread for ``>=``, the high end for ``<=``."""
+        return evaluation.low(self.metric) if self.op == ">=" else evaluation.high(self.metric)
 
     def violation(self, evaluation: Evaluation, bound: float) -> float:
         """How far an evaluation is from meeting the limit, relative to it; at most 0 where it is met.
@@ -120,7 +125,7 @@ class Constraint:
         Infinite where the metric was not measured, or what the limit refers to. A timed requirement holds when the low
         end of the spread does (the high end for ``<=``).
         """
-        value = evaluation.low(self.metric) if self.op == ">=" else evaluation.high(self.metric)
+        value = self._end_of(evaluation)
         if math.isnan(value) or math.isnan(bound):
             return math.inf
         missing: float = bound - value if self.op == ">=" else value - bound
@@ -128,13 +133,11 @@ class Constraint:
 
     def missed(self, evaluation: Evaluation, bound: float) -> str:
         """What an evaluation has instead, in words: with the end of a spread that counts, and what the limit is of."""
-        end = ""
-        if self.metric in evaluation.spread:
-            low = self.op == ">="
-            end = f" ({'low' if low else 'high'} end {(evaluation.low if low else evaluation.high)(self.metric):.4g})"
-        named = f" ({self.limit:g} * {self.name})" if self.name else ""
+        end = f"{'low' if self.op == '>=' else 'high'} end" if self.metric in evaluation.spread else ""
+        got = f" ({end} {self._end_of(evaluation):.4g})" if end else ""
+        named = f" ({self.limit:g} * {self.name}{f', {end}' if end else ''})" if self.name else ""
         value = evaluation.metrics.get(self.metric, math.nan)
-        return f"{self.metric} {value:.4g}{end} must be {self.op} {bound:.4g}{named}"
+        return f"{self.metric} {value:.4g}{got} must be {self.op} {bound:.4g}{named}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from tuner.measure.baseline import measure_baselines
 from tuner.measure.meter import Meter
 from tuner.measure.timing import Timing
 
-#: A configuration this far from a timed limit, relative to it, may meet it when it is timed again.
-_NEARLY = 0.1
+#: A configuration this far from a timed limit, relative to it, may be on the other side when it is timed again.
+ROOM = 0.1
 
 #: What is fast and lossless for nearly all data, the last by storing.
 _FAST = (
@@ -50,23 +50,27 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     bounds = judge.bounds(evaluations)
     worth = functools.partial(judge.worth, prefer=prefer)
     measured = [e for e in evaluations if e.failure is None]
-    every = judge.rank(evaluations, prefer)
-    ranked = every[:most]
+    ranked = judge.rank(evaluations, prefer)[:most]
     missed = {id(e): max(judge.violations(e, bounds), default=0.0) for e in measured}
-    nearly = sorted((e for e in measured if 0 < missed[id(e)] <= _NEARLY), key=lambda e: missed[id(e)])
+    nearly = sorted((e for e in measured if 0 < missed[id(e)] <= ROOM), key=lambda e: missed[id(e)])
     if ranked:
         nearly = [e for e in nearly if worth(e) > worth(ranked[0])][:most]
     nearly.sort(key=worth, reverse=True)
     named = {c.metric for c in judge.goal.require if c.name == "best"}
     found = [max(measured, key=lambda e: e.metrics.get(metric, 0.0)) for metric in named if measured]
-    timed = [(c, bound) for c, bound in zip(judge.goal.require, bounds, strict=True) if c.what.timed]
-    roomy = (e for e in every if all(c.violation(e, bound) <= -_NEARLY for c, bound in timed))
-    found += [*ranked[:1], *nearly[:1], *itertools.islice(roomy, 1)]
+    found += [*ranked[:1], *with_room(judge, evaluations, prefer)[:1], *nearly[:1]]
     for pair in itertools.zip_longest(ranked, nearly):
         found += [e for e in pair if e is not None]
     if not found and (nearest := judge.nearest(evaluations)):
         found = [nearest[0]]
     return list({id(e): e for e in found}.values())
+
+
+def with_room(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | None = None) -> list[Evaluation]:
+    """What meets timed limits by so much that it will when it is timed again, in the order of the judge's rank."""
+    limits = zip(judge.goal.require, judge.bounds(evaluations), strict=True)
+    timed = [(c, bound) for c, bound in limits if c.what.timed]
+    return [e for e in judge.rank(evaluations, prefer) if all(c.violation(e, bound) <= -ROOM for c, bound in timed)]
 
 
 def timed_in_turn(

@@ -50,6 +50,8 @@ _SAFETY = 0.015
 _ANYTHING = 0.1
 #: What is expected to miss a requirement is worth little, but not nothing: the guess may be what is wrong.
 _NEARLY, _SOON = 0.01, 0.3
+#: What is nearly as likely to meet the requirements as the most likely is as sure.
+_AS_SURE = 0.95
 #: An improvement below that, as a logarithm, is not worth a measurement.
 _PER_CENT = 0.01
 
@@ -168,6 +170,33 @@ class Guide:
             candidates = np.delete(candidates, best)
             gain, chance = (np.delete(of * unlike, best) for of in (gain, chance))
         return picks, likely
+
+    def surest(self, judge: Judge, evaluations: Sequence[Evaluation], room: float, prefer: str | None) -> Config | None:
+        """The best of what most surely meets the requirements; None once everything was measured.
+
+        Parameters
+        ----------
+        judge : Judge
+        evaluations : sequence of Evaluation
+            What was measured so far.
+        room : float
+            By how much they are to be met, as a logarithm.
+        prefer : str or None
+            The objective that alone decides.
+        """
+        candidates = np.flatnonzero(self._open)
+        if not len(candidates):
+            return None
+        mean, std = self.expected(candidates)
+        bounds = self._bounds(judge, evaluations, candidates, mean)
+        chance = np.zeros(len(candidates))
+        for draw in self._draws:
+            _, margin = self._worth_and_margin(judge, bounds, candidates, mean + std * draw, prefer)
+            chance += margin >= room
+        worth, _ = self._worth_and_margin(judge, bounds, candidates, mean, prefer)
+        sure = chance >= _AS_SURE * chance.max()
+        best = int(np.argmax(np.where(sure, worth, -math.inf)))
+        return self.configs[int(candidates[best])]
 
     def _best_of_each_kind(self, candidates: NDArray[np.intp], gain: NDArray[np.float64]) -> NDArray[np.intp]:
         """As many of each codec and chain of filters: else twins of what seems good now would take every place."""

@@ -18,7 +18,7 @@ from tuner.measure.meter import FINAL_WINDOWS, SEARCH_WINDOWS, Meter
 from tuner.measure.target import Target
 from tuner.read.sampling import Sample
 from tuner.search.budget import Budget
-from tuner.search.finals import candidates, fallback, timed_in_turn
+from tuner.search.finals import ROOM, candidates, fallback, timed_in_turn, with_room
 from tuner.search.guide import Guide, guessed
 from tuner.search.lossy import REPORTED
 from tuner.search.optimize import Proposer
@@ -39,6 +39,8 @@ _FINAL_SHARE = 0.2
 _LED = 8
 #: The search ends once so many rounds that a guide leads find in turn an improvement less likely than this.
 _PATIENCE, _UNLIKELY = 8, 0.05
+#: So many are measured at most in the end because they surely meet timed limits.
+_SURE = 3
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
 
@@ -195,6 +197,7 @@ class Search:
                     break
                 self._measure(batch)
                 rounds += 1
+            self._make_sure()
             return self._finish(stopped)
         except KeyboardInterrupt:
             if not self._judge.feasible(self.evaluations):
@@ -203,7 +206,31 @@ class Search:
 
     def _left(self) -> int:
         kept = min(_FINAL_SHARE * self.budget.seconds, 20.0) if math.isfinite(self.budget.seconds) else 0.0
-        return self.budget.left(kept, min(FINALISTS, (self.budget.configurations or 0) // 4))
+        return self.budget.left(kept, self._finals + (self.budget.configurations is not None and self._is_unsure()))
+
+    @property
+    def _finals(self) -> int:
+        """Configurations of a budget that are kept for finalists."""
+        return min(FINALISTS, (self.budget.configurations or 0) // 4)
+
+    def _is_unsure(self) -> bool:
+        """Whether nothing that was measured meets timed limits with room to spare, and a guide may know what would."""
+        limited = self._guide is not None and any(c.what.timed for c in self.goal.require)
+        return limited and not with_room(self._judge, self.evaluations)
+
+    def _make_sure(self) -> None:
+        """Measure what will meet timed limits: of finalists that all just met them, none may when timed again."""
+        for number in range(_SURE):
+            # However late it is, one is measured.
+            late = not self.budget.left(0.0, self._finals)
+            if late and (number or self.budget.configurations is not None):
+                return
+            if self._guide is None or not self._is_unsure():
+                return
+            config = self._guide.surest(self._judge, self.evaluations, ROOM, self._prefer)
+            if config is None or not self._proposer.claim(config):
+                return
+            self._measure([config])
 
     def _seeds(self) -> list[Config]:
         """What was right for this data before; what its limits name, or without a guide what is often right."""
@@ -354,9 +381,9 @@ class Search:
         finals: list[Evaluation] = []
         for candidate in chosen:
             assert candidate.config is not None
-            # However late it is, one is measured; configurations are kept for that.
+            # However late it is, the best is measured, and what is sure; configurations are kept for that.
             late = not self.budget.left(self._seconds_of_final(candidate))
-            if late and (finals or self.budget.configurations is not None):
+            if late and (len(finals) > 1 or self.budget.configurations is not None):
                 continue
             final = self._whole.exact(candidate.config)
             self.budget.measured += 1
