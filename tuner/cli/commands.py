@@ -191,9 +191,11 @@ def verify_command(options: argparse.Namespace) -> int:
     if options.against:
         return _verify_written(options, profile)
     from tuner.document import parse_size
-    from tuner.measure.verify import verify_original
     from tuner.read import files_of_stacks
     from tuner.report.verification import format_verified
+
+    with _needed_by("verifying a profile needs"):
+        from tuner.measure.verify import verify_original
 
     nbytes = parse_size(options.sample, "--sample")
 
@@ -201,7 +203,7 @@ def verify_command(options: argparse.Namespace) -> int:
         return {"path": original.name, **verify_original(profile, original, nbytes, allow_code=options.allow_code)}
 
     work = [(str(files[0]), files, verify) for files in files_of_stacks(options.files)]
-    with _needed_by("analyses need"):
+    with _needed_by("verifying a profile needs"):
         return _one_by_one(options, "files", work, partial(format_verified, profile))
 
 
