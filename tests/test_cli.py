@@ -289,11 +289,18 @@ def test_a_folder_of_more_files_than_a_shell_allows_to_be_open_is_read(tmp_path:
     assert len(json.loads(done.stdout)["stacks"]) == 60
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])  # Slurm ends a job by the second
-def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path, by: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("by", "goal"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGTERM, []),  # by this Slurm ends a job
+        (signal.SIGINT, ["--maximize", "ratio"]),  # for which nothing is timed alone before the finalists
+    ],
+)
+def test_an_interrupt_keeps_the_best_so_far(scan: Path, tmp_path: Path, by: signal.Signals, goal: list[str]) -> None:
     path = tmp_path / "scan.yaml"
     with subprocess.Popen(
-        [TUNER, "search", scan, "-o", path, "--budget", "10m"],
+        [TUNER, "search", scan, "-o", path, "--budget", "10m", *goal],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

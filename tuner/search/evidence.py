@@ -90,11 +90,16 @@ def profile_of(
             },
             "data": f"sha256:{sample.digest}",
             "search": {"measured": result.measured, "seconds": _short(result.seconds), "stopped": result.stopped},
-            "machine": {**machine(), "reference_mb_s": _short(result.best.origin["reference_mb_s"])},
+            "machine": {**machine(), **_reference(result.best)},
             "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         },
     )
+
+
+def _reference(best: Evaluation) -> dict[str, float]:
+    """The speed of a reference kernel beside its timing; empty for what was not timed before an interrupt."""
+    return {name: _short(best.origin[name]) for name in ("reference_mb_s",) if name in best.origin}
 
 
 def other_containers(config: Config, sample: Sample, pixels: Sequence[Pixels]) -> dict[str, Mapping[str, Any]]:
