@@ -75,9 +75,10 @@ class Match:
         if dtype.newbyteorder("=").name != self.dtype:
             raise InputError(f"{place}: the profile is for dtype {self.dtype}, got {dtype.name}")
         if self.frame_shape is not None and frame_shape != self.frame_shape:
+            alike = len(frame_shape) == len(self.frame_shape)
+            hint = "frame_shape: null in the profile takes any" if alike else "--axes says which axes form a frame"
             raise InputError(
-                f"{place}: the profile is for frames of shape {list(self.frame_shape)}, got {list(frame_shape)}"
-                " (frame_shape: null in the profile takes any)"
+                f"{place}: the profile is for frames of shape {list(self.frame_shape)}, got {list(frame_shape)} ({hint})"
             )
 
 
