@@ -77,9 +77,8 @@ class Match:
         if self.frame_shape is not None and frame_shape != self.frame_shape:
             alike = len(frame_shape) == len(self.frame_shape)
             hint = "frame_shape: null in the profile takes any" if alike else "--axes says which axes form a frame"
-            raise InputError(
-                f"{place}: the profile is for frames of shape {list(self.frame_shape)}, got {list(frame_shape)} ({hint})"
-            )
+            wanted, got = list(self.frame_shape), list(frame_shape)
+            raise InputError(f"{place}: the profile is for frames of shape {wanted}, got {got} ({hint})")
 
 
 @dataclass(frozen=True, slots=True)
