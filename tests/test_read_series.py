@@ -1,12 +1,14 @@
-"""TIFF, the formats of fabio, npy and MRC are stacks: what was written is read, and bad files are named in one line."""
+"""TIFF, the formats of fabio, npy, MRC, MIB and DM are stacks: what was written is read, and bad files are named in one line."""
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -363,6 +365,79 @@ def test_mib_that_is_refused(tmp_path: Path) -> None:
     assert_refused(lambda: open_stacks([path]), "a.mib: is damaged")
     path.write_bytes(content.replace(b"U08", b"R64"))
     assert_refused(lambda: open_stacks([path]), "a.mib: pixels must be of U08, U16, U32, got 'R64'")
+
+
+def dm_bytes(images: list[np.ndarray[Any, Any]], codes: list[int], version: int) -> bytes:
+    """A file of DigitalMicrograph, of tags in groups; in colour, the last axis is red, green, blue, alpha."""
+    word = ">i" if version == 3 else ">q"
+
+    def tag(kind: int, name: str, content: bytes) -> bytes:
+        sized = struct.pack(">q", len(content)) if version == 4 else b""
+        return struct.pack(">BH", kind, len(name)) + name.encode() + sized + content
+
+    def group(**tags: bytes) -> bytes:
+        parts = [tag(21 if content[:4] == b"%%%%" else 20, name.strip("_"), content) for name, content in tags.items()]
+        return b"\1\0" + struct.pack(word, len(parts)) + b"".join(parts)
+
+    def leaf(content: bytes, *described: int) -> bytes:
+        return b"%%%%" + b"".join(struct.pack(word, number) for number in (len(described), *described)) + content
+
+    def image(array: np.ndarray[Any, Any], code: int) -> bytes:
+        sizes = array.shape[::-1] if code != 23 else array.shape[1::-1]
+        dimensions = {"_" * (n + 1): leaf(struct.pack("<I", size), 5) for n, size in enumerate(sizes)}
+        kind = {1: 9, 2: 4, 4: 3, 8: 7}[array.itemsize]  # DataType alone tells a sign
+        data = leaf(array.tobytes(), 20, kind, array.size)
+        about = group(DataType=leaf(struct.pack("<I", code), 5), Dimensions=group(**dimensions), Data=data)
+        return group(ImageData=about, Name=leaf("a name".encode("utf-16-le"), 20, 4, 6))
+
+    root = group(
+        Place=leaf(struct.pack("<3f", 1, 2, 3), 15, 0, 3, 0, 6, 0, 6, 0, 6),
+        Table=leaf(bytes(12), 20, 15, 0, 2, 0, 2, 0, 5, 2),
+        Text=leaf("ab".encode("utf-16-le"), 18, 2),
+        ImageList=group(**{"_" * (n + 1): image(*pair) for n, pair in enumerate(zip(images, codes, strict=True))}),
+    )
+    return struct.pack(">i", version) + struct.pack(word, len(root)) + struct.pack(">i", 1) + root
+
+
+@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize(
+    ("code", "dtype"), [(6, "u1"), (9, "i1"), (10, "u2"), (1, "i2"), (11, "u4"), (7, "i4"), (2, "f4"), (12, "f8")]
+)
+@pytest.mark.parametrize("shape", [(7,), (6, 7), (3, 6, 7), (2, 3, 6, 7)])
+def test_dm(tmp_path: Path, version: int, code: int, dtype: str, shape: tuple[int, ...]) -> None:
+    frames = counts(*shape).astype(dtype)
+    path = tmp_path / f"a.dm{version}"
+    path.write_bytes(dm_bytes([np.zeros((40, 50, 4), "u1"), frames], [23, code], version))
+    (stack,) = open_stacks([tmp_path])
+    assert (stack.shape, stack.dtype) == (shape, np.dtype(dtype))
+    np.testing.assert_array_equal(stack.read(0, len(stack)).reshape(shape), frames)
+    stack.source.close()
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_dm_that_is_refused(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "a.dm3"
+    content = dm_bytes([counts(6, 7, dtype="u2")], [10], version)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert_refused(lambda: open_stacks([path]), "a.dm3: ")
+    path.write_bytes(dm_bytes([np.zeros((40, 50, 4), "u1")], [23], version))
+    assert_refused(lambda: open_stacks([path]), "a.dm3: must hold an image of DataType 1, 2,", "got DataType 23")
+    path.write_bytes(dm_bytes([], [], version))
+    assert_refused(lambda: open_stacks([path]), "got no image")
+
+
+@given(st.data())
+def test_no_byte_of_a_dm_makes_another_error_than_one_line(data: st.DataObject) -> None:
+    images = [np.zeros((2, 2, 4), "u1"), counts(3, 4, dtype="u2")]
+    content = bytearray(dm_bytes(images, [23, 10], data.draw(st.sampled_from([3, 4]))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.sampled_from([0, 1, 20, 21, 127, 128, 255]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.dm4"
+        path.write_bytes(content)
+        with contextlib.suppress(InputError):
+            open_stacks([path])[0].source.close()
 
 
 def test_a_format_that_nobody_knows_is_called_so(tmp_path: Path) -> None:

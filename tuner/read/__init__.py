@@ -17,10 +17,11 @@ _HDF5 = frozenset([".h5", ".hdf5", ".hdf", ".he5", ".nxs", ".nx", ".nx5", ".nexu
 _TIFF = frozenset([".tif", ".tiff", ".btf"])
 _MRC = frozenset([".mrc", ".mrcs"])
 _MIB = frozenset([".mib"])
+_DM = frozenset([".dm3", ".dm4"])
 #: Formats that fabio reads, by their usual endings; what is named one by one may end differently.
 _FABIO = frozenset([
     ".cbf", ".edf", ".img", ".mccd", ".marccd", ".mar2300", ".mar3450", ".osc", ".stl", ".raxis", ".sfrm", ".gfrm",
-    ".kccd", ".fit2d", ".f2d", ".dm3", ".spe", ".spr", ".esperanto", ".pnm", ".pgm", ".tri", ".hipic", ".xsd", ".msk",
+    ".kccd", ".fit2d", ".f2d", ".spe", ".spr", ".esperanto", ".pnm", ".pgm", ".tri", ".hipic", ".xsd", ".msk",
 ])
 # fmt: on
 _COMPRESSED = frozenset([".bz2", ".gz"])
@@ -47,7 +48,7 @@ def open_stacks(
 ) -> list[Stack]:
     """Open files, folders and globs as stacks.
 
-    Each HDF5, ``.npy``, MRC and MIB file is a stack of its own. All TIFF files are one, as are all files of another
+    Each HDF5, ``.npy``, MRC, MIB and DM file is a stack of its own. All TIFF files are one, as are all files of another
     format, in the order in which they are given; those of a folder or a glob, and a list that a shell made of one, in
     natural order (``2`` before ``10``). The data files of a Dectris master are left to the master.
 
@@ -107,6 +108,10 @@ def _open(files: list[Path], dataset: str | None, axes: Sequence[str] | None) ->
         from tuner.read.mib import open_mib
 
         return open_mib(path, axes)
+    if format_ == "dm":
+        from tuner.read.dm import open_dm
+
+        return open_dm(path, axes)
     if format_ == "tiff":
         from tuner.read.tiff import open_tiff
 
@@ -142,7 +147,7 @@ def _folder(folder: Path) -> list[Path]:
         inside = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     except PermissionError:
         raise InputError(f"{folder}: no permission to read it") from None
-    known = _HDF5 | _TIFF | _MRC | _MIB | _FABIO | {".npy"}
+    known = _HDF5 | _TIFF | _MRC | _MIB | _DM | _FABIO | {".npy"}
     files = [path for path in inside if _suffix(path) in known]
     if not files:
         raise InputError(f"{folder}: must hold files of a format that can be read, got none of {len(inside)}")
@@ -185,6 +190,8 @@ def _format(path: Path) -> str:
         return "hdf5"
     if suffix in _FABIO:
         return "fabio"
+    if suffix in _DM:
+        return "dm"
     for place, signature, format_ in _SIGNATURES:
         if head.startswith(signature, place):
             return format_

@@ -83,7 +83,7 @@ class _Frames:
         except OSError as error:
             if "could not identify" not in str(error):
                 raise
-            known = "must be HDF5, NumPy, MRC, MIB, TIFF or of a format that fabio reads"
+            known = "must be HDF5, NumPy, MRC, MIB, DM, TIFF or of a format that fabio reads"
             raise InputError(f"{path}: {known}, got an unknown format: h5py puts other frames into HDF5") from None
         self.header: Mapping[str, str] = {str(key): str(value) for key, value in self._image.header.items()}
         self.format = type(self._image).__name__.removesuffix("Image").upper()
