@@ -180,7 +180,7 @@ def test_a_broken_promise_leads_to_a_candidate_beside_the_live_profile(facility:
     assert "other.h5: the profile is for frames of shape [64, 64], got [32, 64]" in old
     assert "fresh.h5" not in outcome.report, "it may still be being written"
     assert "promise broken on 0, 1; ratio " in old
-    assert old.endswith(": adopt it\n")
+    assert old.endswith(": better\n")
 
 
 def test_a_run_that_was_killed_goes_on(facility: Night, outcome: Outcome) -> None:
@@ -210,7 +210,7 @@ def test_the_next_night_says_so_again_until_the_candidate_is_adopted(facility: N
         "no scan is verified twice, no search is repeated"
     )
     assert code == 4
-    assert "adopt it, but it was rejected" in report
+    assert ": better, but it was rejected" in report
     aside.rename(facility.folder / "profiles" / "old.yaml")
     code, report = facility.run()
     assert code == 2, "the scans that cannot be read are left"

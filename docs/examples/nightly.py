@@ -150,7 +150,9 @@ def hold(instrument: Instrument, program: Tuner, journal: Journal, work: Path) -
         raise InputError(f"{instrument.profile}: must have the goal that it was searched for")
     live = work / "live.yaml"
     profile.save(live)  # whoever adopts a candidate meanwhile changes nothing here
-    code, report, flagged = 0, [], {}
+    code, report = 0, []
+    held: dict[str, Found] = {}
+    flagged: list[str] = []
     for scan, state in instrument.quiet_scans():
         key = f"{profile.digest} {state}"
         found = journal.get(key) or program.verify(live, scan)
@@ -162,40 +164,48 @@ def hold(instrument: Instrument, program: Tuner, journal: Journal, work: Path) -
         elif found["outside"]:
             report.append(f"{scan}: holds, but is unlike what was measured: {', '.join(found['outside'])}")
         report += found.get("warnings", [])
+        if found["exit_code"] in (0, 4):
+            held[str(scan)] = found
         if found["exit_code"] == 4 or found.get("outside"):
-            flagged[str(scan)] = found
+            flagged.append(str(scan))
+    if not flagged:
+        return code, report
     key = f"{profile.digest} candidate"
     if not {*flagged} <= {*journal.get(key, {}).get("scans", ())}:
         try:
-            journal.keep(key, compare(instrument, program, profile, flagged, work))
+            none = search(program, profile, work / "candidate.yaml", flagged, instrument.search)
+            found = {"error": none} if none else compare(program, work / "candidate.yaml", held)
         except TunerError as error:
             return max(code, error.exit_code), [*report, str(error)]
-    if flagged:
-        better, text = judged(journal[key])
-        if better and instrument.candidate.exists():
-            code = max(code, better)
-        elif better:
-            text += ", but it was rejected"
+        if judged(found)[0]:
+            tuner.load_profile(work / "candidate.yaml").save(instrument.candidate)
         else:
             instrument.candidate.unlink(missing_ok=True)
-        report.append(text)
-    return code, report
+        journal.keep(key, {"scans": flagged, **found})
+    better, text = judged(journal[key])
+    if better and not instrument.candidate.exists():
+        return code, [*report, f"{text}, but it was rejected"]
+    return max(code, better), [*report, text]
 
 
-def compare(
-    instrument: Instrument, program: Tuner, profile: tuner.Profile, flagged: Mapping[str, Found], work: Path
-) -> Found:
-    """Search a candidate on some scans, and compare it with the live profile on each of them."""
-    path, goal = instrument.candidate, work / "goal.json"
+def search(program: Tuner, profile: tuner.Profile, path: Path, scans: Sequence[str], options: Sequence[str]) -> str:
+    """Search a candidate on some scans; the line that says why there is none, where nothing meets the goal on them."""
+    goal = path.with_name("goal.json")
     goal.write_text(json.dumps(profile.evidence["goal"]))
     name = f"{re.sub('-[0-9]{8}$', '', profile.name)}-{datetime.date.today():%Y%m%d}"
-    code, _, said = program.run("search", *flagged, "-o", path, "--goal", goal, "--name", name, *instrument.search)
-    found: Found = {"scans": [*flagged], "candidate": str(path)}
+    target = ["--target", profile.evidence["writer"]["target"]] if "writer" in profile.evidence else []
+    code, _, said = program.run("search", *scans, "-o", path, "--goal", goal, "--name", name, *target, *options)
     if code == 3:  # another night would find no more
-        return {**found, "error": said}
+        return said
     if code:
         raise TunerError(f"no candidate: {said}")
-    sides = [(old, program.verify(path, Path(scan))) for scan, old in flagged.items()]
+    return ""
+
+
+def compare(program: Tuner, candidate: Path, held: Mapping[str, Found]) -> Found:
+    """A candidate beside the live profile, on all scans that this was held to."""
+    sides = [(old, program.verify(candidate, Path(scan))) for scan, old in held.items()]
+    found: Found = {"compared": len(sides)}
     found["broken"] = [sum(one["exit_code"] != 0 for one in side) for side in zip(*sides, strict=True)]
     measured = [pair for pair in sides if all(one.get("worth") is not None for one in pair)]
     if measured:
@@ -218,9 +228,7 @@ def judged(found: Found) -> tuple[int, str]:
     if "error" in found:
         return 0, f"no candidate: {found['error']}"
     before, after = found["broken"]
-    text = (
-        f"{found['candidate']} beside the live one, on {len(found['scans'])} scans: promise broken on {after}, {before}"
-    )
+    text = f"a candidate beside the live one, on {found['compared']} scans: promise broken on {after}, {before}"
     if "gain" in found:
         old, new = found["ratio"]
         text += f"; ratio {new:.3f}, {old:.3f}; encodes {found['encode_mb_s']:.2f} times as fast,"
@@ -228,10 +236,10 @@ def judged(found: Found) -> tuple[int, str]:
     if after:
         return 0, f"{text}: search by hand"
     if before:
-        return 4, f"{text}: adopt it"
+        return 4, f"{text}: better"
     if found.get("gain", 0.0) > BETTER:
-        return 3, f"{text}: adopt it"
-    return 0, f"{text}: the live one may stay"
+        return 3, f"{text}: better"
+    return 0, f"{text}: no better"
 
 
 def main(config: str) -> int:
