@@ -188,6 +188,18 @@ def test_noise_that_is_overestimated_gets_no_profile(
     assert load_profile(tmp_path / "p.yaml", strict=True).evidence["noise"]["doubts"]
 
 
+def test_where_no_step_pays_all_frames_of_a_short_scan_are_searched_on(tmp_path: Path) -> None:
+    """Of twelve frames ten judge what is lossy, and one is left: too few to know what several in a chunk are worth."""
+    frame = np.random.default_rng(0).poisson(0.05, (64, 64)).astype("uint16")
+    np.save(tmp_path / "scan.npy", np.repeat(frame[None], 12, 0))
+    command = ["search", str(tmp_path / "scan.npy"), "-o", str(tmp_path / "p.yaml"), "--unguided", "--quiet"]
+    lossy = ["--space", "counting", "--goal", "sub-noise", "--noise", "gain=1", "--budget", "12"]
+    assert main([*command, *lossy]) == 0
+    found = load_profile(tmp_path / "p.yaml", strict=True)
+    assert found.config.steps == ()
+    assert found.evidence["sample"]["frames"] == 12
+
+
 def test_a_step_that_is_right_where_the_search_looked_and_wrong_elsewhere_is_caught(opened: Opened) -> None:
     seen = {run.frames[index].tobytes() for run in opened.sample.runs for index in range(len(run.frames))}
 

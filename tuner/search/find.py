@@ -195,6 +195,10 @@ def find_profile(
     with Log(folder / f"{unique}.jsonl") as log:
         say = partial(_say, notify, drawn.dtype.itemsize)
         lossy = _settle_steps(chosen, wanted, stacks, drawn, parts, given, risk, log, say)
+        if parts is not None and not lossy.steps:
+            # What keeps every pixel needs no frames held back to judge it: of a short scan these are nearly all.
+            drawn = draw_sample(stacks, nbytes, seed)
+            past, lossy = _past(folder, drawn), replace(lossy, stepped=drawn)
         bounds = envelope(drawn, stacks)
         for stack in stacks:
             stack.close()
