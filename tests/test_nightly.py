@@ -172,7 +172,8 @@ def test_a_broken_promise_leads_to_a_candidate_beside_the_live_profile(facility:
     assert candidate.name.startswith("old-2")
     old, _, good = outcome.report.partition("profiles/good.yaml: ")
     assert old.startswith("profiles/old.yaml: a promise is broken\n")
-    assert good.startswith("all promises hold\nprofiles/good.yaml: a scan, or the profile, cannot be used\n")
+    assert good.startswith("all promises hold\n  1 scans verified: ratio ")
+    assert "\nprofiles/good.yaml: a scan, or the profile, cannot be used\n" in good
     assert "not/mounted/*: must match a scan that is finished, got none\nretrain: the champion stays: " in good
     brighter, cut = (next(line for line in old.splitlines() if name in line) for name in ("brighter.h5", "cut.h5"))
     assert "the profile promises ratio >= 1.65" in brighter

@@ -168,6 +168,11 @@ def hold(instrument: Instrument, program: Tuner, journal: Journal, work: Path) -
             held[str(scan)] = found
         if found["exit_code"] == 4 or found.get("outside"):
             flagged.append(str(scan))
+    ratios = [found["metrics"]["ratio"] for found in held.values() if found.get("metrics")]
+    if ratios:
+        before = profile.evidence["metrics"]["ratio"]
+        text = f"ratio {min(ratios):.3f} to {max(ratios):.3f}, {before:.3f} when it was searched"
+        report.insert(0, f"{len(held)} scans verified: {text}")
     if not flagged:
         return code, report
     key = f"{profile.digest} candidate"
