@@ -195,10 +195,10 @@ def find_profile(
     with Log(folder / f"{unique}.jsonl") as log:
         say = partial(_say, notify, drawn.dtype.itemsize)
         lossy = _settle_steps(chosen, wanted, stacks, drawn, parts, given, risk, log, say)
-        if parts is not None and not lossy.steps:
-            # What keeps every pixel needs no frames held back to judge it: of a short scan these are nearly all.
-            drawn = draw_sample(stacks, nbytes, seed)
-            past, lossy = _past(folder, drawn), replace(lossy, stepped=drawn)
+        if parts is not None and _keeps(lossy, whole := draw_sample(stacks, nbytes, seed), drawn, wanted, log):
+            # How it is compressed moves no pixel more, and of a short scan nearly all was held back to judge.
+            drawn, past = whole, _past(folder, whole)
+            lossy = replace(lossy, stepped=prepare_sample(lossy.steps, whole, lossy.pixels))
         bounds = envelope(drawn, stacks)
         for stack in stacks:
             stack.close()
@@ -307,6 +307,14 @@ def _settle_steps(
     stepped = prepare_sample(option.steps, drawn, pixels)
     probed = [option.evaluation.config] if option.evaluation.config else []
     return _Lossy(option.steps, pixels, stepped, found, promise, probed)
+
+
+def _keeps(lossy: _Lossy, whole: Sample, drawn: Sample, goal: Goal, log: Log) -> bool:
+    """Whether a sample has frames beyond those of the search, and the steps keep the limits in all of them too."""
+    if whole.n_frames == drawn.n_frames:
+        return False
+    meter = Meter(whole, pixels=lossy.pixels, qualities=(*REPORTED, *goal.qualities))
+    return not lossy.steps or bool(rank_steps([lossy.steps], meter, goal, log)[0])
 
 
 def _say(notify: Callable[[Progress], None], itemsize: int, text: str) -> None:
