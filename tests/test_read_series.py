@@ -1,4 +1,4 @@
-"""TIFF, the formats of fabio, npy, MRC, MIB and DM are stacks: what was written is read, bad files are named in one line."""
+"""TIFF, formats of fabio, npy, MRC, MIB and DM are stacks: what was written is read, bad files get one line."""
 
 from __future__ import annotations
 
