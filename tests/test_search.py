@@ -289,6 +289,27 @@ def test_where_all_just_meet_a_limit_something_that_surely_does_is_measured_too(
     assert result.best.config == watched.searched[-1]
 
 
+@pytest.mark.parametrize("budget", [Budget(configurations=40), Budget(seconds=0.5)], ids=["number", "time"])
+def test_what_met_a_limit_by_far_serves_where_the_machine_is_much_slower_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: Budget
+) -> None:
+    class Steep(Meter):
+        def clock(self, evaluation: Evaluation, windows: int = SEARCH_WINDOWS) -> tuple[Timing, Timing]:
+            assert evaluation.config is not None
+            beyond = 1.4 if evaluation.config.blosc2.codec == "lz4" else 1.2
+            slower = 1 if windows == SEARCH_WINDOWS else 0.8
+            return Timing((beyond * slower,) * 3), Timing((3000.0,) * 3)
+
+        def exact(self, *arguments: Any) -> Evaluation:
+            return self.timed(super().exact(*arguments))
+
+    monkeypatch.setattr(run, "Meter", Steep)
+    monkeypatch.setattr(run, "FINALISTS", 1)
+    result = Watched(tmp_path, budget, goal_of(None, ["ratio"], ["encode_mb_s >= 1"])).run()
+    assert result.best.config is not None
+    assert result.best.config.blosc2.codec == "lz4"
+
+
 @pytest.mark.parametrize(
     ("requirement", "limit"), [("ratio >= 1000", "1000"), ("encode_mb_s >= 1e8", "1e+08"), ("ratio <= 0.001", "0.001")]
 )

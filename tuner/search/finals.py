@@ -66,11 +66,13 @@ def candidates(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | No
     return list({id(e): e for e in found}.values())
 
 
-def with_room(judge: Judge, evaluations: Sequence[Evaluation], prefer: str | None = None) -> list[Evaluation]:
+def with_room(
+    judge: Judge, evaluations: Sequence[Evaluation], prefer: str | None = None, room: float = ROOM
+) -> list[Evaluation]:
     """What meets timed limits by so much that it will when it is timed again, in the order of the judge's rank."""
     limits = zip(judge.goal.require, judge.bounds(evaluations), strict=True)
     timed = [(c, bound) for c, bound in limits if c.what.timed]
-    return [e for e in judge.rank(evaluations, prefer) if all(c.violation(e, bound) <= -ROOM for c, bound in timed)]
+    return [e for e in judge.rank(evaluations, prefer) if all(c.violation(e, bound) <= -room for c, bound in timed)]
 
 
 def timed_in_turn(

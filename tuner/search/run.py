@@ -39,8 +39,8 @@ _FINAL_SHARE = 0.2
 _LED = 8
 #: The search ends once so many rounds that a guide leads find in turn an improvement less likely than this.
 _PATIENCE, _UNLIKELY = 8, 0.05
-#: So many are measured at most in the end because they surely meet timed limits.
-_SURE = 3
+#: So many are measured at most in the end because they surely meet timed limits, or met them by so much.
+_SURE, _FAR = 3, 0.3
 #: Speeds taken beside other threads come out lower than alone, but hardly by more than this factor.
 _CONTENTION = 2.0
 
@@ -361,10 +361,17 @@ class Search:
         finals: list[Evaluation] = []
         turns: list[dict[str, Evaluation]] = []
         left = candidates(self._judge, self.evaluations, self._prefer, 3 * FINALISTS)
+        # Where the machine is slower than while it searched: what met limits by far.
+        far = with_room(self._judge, self.evaluations, self._prefer, _FAR)[:_SURE]
         while left:
             measured, named = self._measure_finalists(left[:FINALISTS])
             finals, turns = finals + measured, turns + named
             judge = Judge(self.goal, {**baselines, **{name: _typical(turns, name) for name in self._rests_on}})
+            if far and not judge.feasible(finals):
+                tried = [*left[:FINALISTS], *far]
+                left = [*(e for e in far if e not in left[:FINALISTS]), *(e for e in left if e not in tried)]
+                far = []
+                continue
             if not self.budget.left():
                 break
             # The clock may have wronged what is better than the best final: all of that has its turn.
