@@ -83,7 +83,7 @@ def test_a_search_measures_its_finalists_through_the_writer(
     found.profile.save(tmp_path / "p.yaml")
     profile = load_profile(tmp_path / "p.yaml", strict=True)
     assert profile.evidence["writer"]["target"] == str(folder)
-    verified = verify_original(profile, open_stacks([scan]), 1 << 20)
+    verified = verify_original(profile, open_stacks([scan])[0], 1 << 20)
     assert [r["met"] for r in verified["requirements"] if r["requirement"].startswith("write_mb_s")] == [True]
     assert list(folder.iterdir()) == []
     with pytest.raises(UnsatisfiableError, match=r"write_mb_s .* must be >= 3.072e"):
