@@ -111,11 +111,12 @@ class SingleFile:
         self._file.write(place, chunk)
 
     def flush(self, stored: int, notes: Notes) -> int:
-        """All that is complete."""
-        self._check_present()
-        if not self._swmr:
-            self._file.note(notes)
-        self._file.flush()
+        """All that is complete; nothing is left to be done where an interrupt came once the file was closed."""
+        if self._file.is_open:
+            self._check_present()
+            if not self._swmr:
+                self._file.note(notes)
+            self._file.flush()
         self._flushed = stored
         return stored
 
